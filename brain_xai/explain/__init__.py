@@ -1,0 +1,1 @@
+"""Explanations: why a classifier gives the label it gives."""
