@@ -1,7 +1,6 @@
 """An uploaded picture becomes what the model sees; what cannot be read is refused with a sentence."""
 
 import os
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,34 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms import str_to_pil_interp
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "WEBP")
+# Pillow opens a phone's MPO as "JPEG"; naming "MPO" here makes it raise KeyError for every format that follows.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 FORMATS_TEXT = "PNG, JPEG, TIFF, BMP or WebP"
 MAX_FILE_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 32
 MAX_ASPECT_RATIO = 4
-# Two thousandths of the pixels may be brighter than white: a single hot pixel must not darken a 16-bit scan.
+# Two thousandths of the pixels may be brighter than white: a single hot pixel must not darken a raw scan.
 WHITE_PERCENTILE = 99.8
+# White of pictures whose brightness was already set for a screen: fractions, 8 bit and 16 bit.
+DISPLAY_WHITES = (1, 255, 65535)
+
+# What people have at hand instead of a picture: (offset, first bytes, name).
+OTHER_FILES = (
+    (128, b"DICM", "a DICOM file"),
+    (344, b"n+1\0", "a NIfTI volume"),
+    (0, b"\x1f\x8b", "a compressed file"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"GIF8", "a GIF"),
+    (4, b"ftyp", "a HEIC photo or a film"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an SVG drawing"),
+)
+DAMAGED_TEXT = "The file is damaged or cut off. Export or download it again and try once more."
+TOO_LARGE_TEXT = (
+    f"The picture has more than {MAX_PIXELS // 10**6} million pixels. Scale it down: 1,000 × 1,000 is plenty."
+)
 
 
 class UnreadableImage(ValueError):
@@ -46,26 +65,25 @@ def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
     """Return the picture upright and grey (mode "L", 8 bit, any size).
 
     `image` is a PIL image or a path to a PNG, JPEG, TIFF, BMP or WebP file: 1, 8, 16 or 32 bit; grey, RGB, RGBA
-    (laid on black), palette or CMYK. Brighter than 8 bit is scaled so that the darkest pixel is black and the
-    99.8th percentile white. Raises `UnreadableImage`.
+    (laid on black), palette or CMYK. Deeper than 8 bit stays as it is where it was made for a screen (see
+    `DISPLAY_WHITES`); raw values are windowed: the darkest is black, the 99.8th percentile white.
+    Raises `UnreadableImage`.
     """
-    if isinstance(image, Image.Image):
-        return _grey(image)
-    path = Path(image)
-    if not path.is_file():
-        raise UnreadableImage(f"There is no file called {path.name}. Choose a picture of one MRI slice.")
-    _check_file_size(path)
+    path = None if isinstance(image, Image.Image) else Path(image)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we refuse large pictures ourselves
-            with Image.open(path, formats=FORMATS) as opened:
-                return _grey(opened)
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(_too_large_text()) from error
+        if path is None:
+            return _grey(image)
+        _check_file(path)
+        with Image.open(path, formats=FORMATS) as opened:
+            return _grey(opened)
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(TOO_LARGE_TEXT) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(
-            f"This file is not a picture that can be read. Save the slice as {FORMATS_TEXT} and try again."
-        ) from error
+        raise UnreadableImage(_not_a_picture_text(path)) from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        raise UnreadableImage(DAMAGED_TEXT) from error
 
 
 def to_view(grey: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -88,7 +106,9 @@ def prepare(image: Image.Image | str | os.PathLike, preprocessing: Preprocessing
     return ModelInput(to_pixel_values(view, preprocessing), view)
 
 
-def _check_file_size(path: Path) -> None:
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UnreadableImage(f"There is no file called {path.name}. Choose a picture of one MRI slice.")
     size = path.stat().st_size
     if size == 0:
         raise UnreadableImage("The file is empty. Export the slice again and try once more.")
@@ -99,19 +119,24 @@ def _check_file_size(path: Path) -> None:
         )
 
 
-def _too_large_text() -> str:
-    return f"The picture has more than {MAX_PIXELS / 1e6:.0f} million pixels. Scale it down (1,000 pixels is plenty)."
+def _not_a_picture_text(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(352)
+    kinds = (name for offset, start, name in OTHER_FILES if head[offset:].startswith(start))
+    return (
+        f"This is {next(kinds, 'not a picture, or a damaged one')}. "
+        f"Save one slice as {FORMATS_TEXT} and try that file instead."
+    )
 
 
 def _grey(image: Image.Image) -> Image.Image:
     _check_shape(image)
-    try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UnreadableImage("The file is damaged or cut off. Export or download it again and try again.") from error
+    image.load()
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # Pillow inverts such a TIFF at 8 bit only
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return _grey_from_deep(np.asarray(image, dtype=np.float32))
+        grey = _grey_from_deep(np.asarray(image, dtype=np.float32))
+        return ImageOps.invert(grey) if white_is_zero else grey
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
@@ -123,7 +148,7 @@ def _grey(image: Image.Image) -> Image.Image:
 def _check_shape(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise UnreadableImage(_too_large_text())
+        raise UnreadableImage(TOO_LARGE_TEXT)
     if min(width, height) < MIN_SIDE:
         raise UnreadableImage(
             f"The picture has {width} × {height} pixels; a scan needs at least {MIN_SIDE} on each side. "
@@ -141,6 +166,16 @@ def _check_shape(image: Image.Image) -> None:
 def _grey_from_deep(values: np.ndarray) -> Image.Image:
     if not np.isfinite(values).all():
         raise UnreadableImage("The picture holds values that are not numbers. Export the slice again as 8 or 16 bit.")
-    black, white = float(values.min()), float(np.percentile(values, WHITE_PERCENTILE))
-    scaled = (values - black) / max(white - black, 1e-6)
+    black, white = _window(values)
+    span = max(white - black, np.finfo(np.float32).tiny)
+    scaled = values / span - black / span  # in this order the largest float32 values do not overflow
     return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _window(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    bright = float(np.percentile(values, WHITE_PERCENTILE))
+    for white in DISPLAY_WHITES:
+        if low >= 0 and high <= white and bright > white / 4:
+            return 0.0, float(white)
+    return low, bright
