@@ -1,0 +1,175 @@
+"""The figures of a checkpoint: training curves, confusion matrix and reliability diagram, as PNG files.
+
+Each function writes its file and returns the figure.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from training.results import METRIC_NAMES, with_interval
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers; lines differ in style, too.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+
+
+def save_figures(metrics: dict, folder: Path) -> None:
+    """Write `curves.png`, `confusion_matrix.png` and `reliability.png`; `metrics` is the content of metrics.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    curves(metrics["history"], folder / "curves.png")
+    confusion_matrix(metrics, folder / "confusion_matrix.png")
+    reliability(metrics, folder / "reliability.png")
+
+
+def curves(history: list[dict], path: Path) -> Figure:
+    """Draw loss and accuracy per epoch, with the picture size of each stage and the best epoch by validation macro-F1.
+
+    `history` has one dict per epoch: epoch, size (pixels), train_loss, train_accuracy, validation_loss,
+    validation_accuracy, validation_macro_f1.
+    """
+    best = max(history, key=lambda row: row["validation_macro_f1"])
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_epochs(left, "Loss", history, ("train_loss", "validation_loss"))
+    _draw_epochs(right, "Accuracy and macro-F1", history, ("train_accuracy", "validation_accuracy"))
+    _plot(right, history, "validation_macro_f1", GREEN, "-.", "validation macro-F1")
+    for axes in (left, right):
+        axes.axvline(best["epoch"], ymax=0.92, color=GREY, linewidth=1.2, linestyle=":", label="best epoch")
+    figure.suptitle(
+        f"Training and validation split: best validation macro-F1 {best['validation_macro_f1']:.3f}, "
+        f"epoch {best['epoch']} of {history[-1]['epoch']}",
+        fontsize=13,
+    )
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=12, frameon=False)
+    return _save(figure, path)
+
+
+def confusion_matrix(metrics: dict, path: Path) -> Figure:
+    """Draw the confusion matrix of the test images, rows the true class; `metrics` is the content of metrics.json."""
+    test = metrics["test"]
+    counts, label_names = np.array(test["confusion_matrix"]), test["label_names"]
+    totals = counts.sum(1)
+    shares = counts / totals.clip(min=1)[:, None]
+    figure = Figure(figsize=(1.9 + 1.2 * len(label_names), 1.7 + 1.1 * len(label_names)), layout="constrained")
+    axes = figure.subplots()
+    # A good model's errors would all look white on an even scale.
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=1), aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        share = shares[row, column]
+        text, colour = f"{count:,}\n{share:.1%}" if count else "0", "white" if share > 0.25 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=13, color=colour)
+    positions = range(len(label_names))
+    axes.set_xticks(positions, label_names)
+    axes.set_yticks(positions, [f"{name}\nn = {n:,}" for name, n in zip(label_names, totals, strict=True)])
+    axes.tick_params(length=0, labelsize=12)
+    axes.set_xlabel("predicted class", fontsize=12)
+    axes.set_ylabel("true class", fontsize=12)
+    axes.spines[:].set_visible(False)
+    axes.set_title(_title("Confusion matrix", metrics, "accuracy"), fontsize=13)
+    return _save(figure, path)
+
+
+def reliability(metrics: dict, path: Path) -> Figure:
+    """Draw accuracy against top probability, bin by bin, above the number of test images in each bin.
+
+    `metrics` is the content of metrics.json.
+    """
+    bins = [row for row in metrics["test"]["bins"] if row["count"]]
+    centres = [(row["low"] + row["high"]) / 2 for row in bins]
+    width = 0.92 * (bins[0]["high"] - bins[0]["low"])
+    accuracies, counts = [row["accuracy"] for row in bins], [row["count"] for row in bins]
+    figure = Figure(figsize=(6.6, 7), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
+
+    upper.bar(centres, accuracies, width, color=BLUE, label="accuracy in the bin")
+    upper.plot(
+        [row["probability"] for row in bins],
+        accuracies,
+        "o",
+        color=ORANGE,
+        markeredgecolor="white",
+        clip_on=False,
+        zorder=3,
+        label="at the bin's mean probability",
+    )
+    upper.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="perfect calibration")
+    _tidy(upper)
+    upper.set_ylim(0, 1.03)
+    upper.yaxis.set_major_formatter(PercentFormatter(1))
+    upper.set_ylabel("accuracy", fontsize=12)
+    upper.legend(fontsize=12, frameon=False, loc="upper left")
+    upper.set_title(_title("Reliability", metrics, "ece"), fontsize=13)
+
+    lower.bar(centres, counts, width, color=GREY)
+    for centre, count in zip(centres, counts, strict=True):
+        lower.annotate(f"{count:,}", (centre, count), (0, 2), textcoords="offset points", ha="center", fontsize=10)
+    _tidy(lower)
+    lower.set_yscale("log")
+    lower.set_ylim(0.7, max(counts) * 4)
+    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    lower.minorticks_off()
+    lower.set_ylabel("images", fontsize=12)
+    lower.set_xlim(0, 1.02)
+    lower.xaxis.set_major_formatter(PercentFormatter(1))
+    lower.set_xlabel("probability of the predicted class", fontsize=12)
+    return _save(figure, path)
+
+
+def _title(what: str, metrics: dict, metric: str) -> str:
+    test = metrics["test"]
+    score = f"{METRIC_NAMES[metric]} {with_interval(test[metric])}"
+    return f"{what}: test images, {metrics['split']} split, n = {test['n']:,}\n{score}"
+
+
+def _draw_epochs(axes: Axes, title: str, history: list[dict], keys: tuple[str, str]) -> None:
+    _plot(axes, history, keys[0], BLUE, "--", "training")
+    _plot(axes, history, keys[1], ORANGE, "-", "validation")
+    _tidy(axes)
+    axes.set_title(title, fontsize=12)
+    axes.set_xlabel("epoch", fontsize=12)
+    axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.margins(y=0.14)
+    _mark_sizes(axes, history)
+
+
+def _plot(axes: Axes, history: list[dict], key: str, colour: str, style: str, label: str) -> None:
+    epochs, values = [row["epoch"] for row in history], [row[key] for row in history]
+    axes.plot(epochs, values, style, marker=".", color=colour, linewidth=2, label=label)
+
+
+def _mark_sizes(axes: Axes, history: list[dict]) -> None:
+    """Separate the stages of different picture size and name the size at the top of each."""
+    size = None
+    for row in history:
+        if row["size"] == size:
+            continue
+        size, start = row["size"], row["epoch"] - 0.5
+        axes.axvline(start, color="#BBBBBB", linewidth=1)
+        axes.annotate(
+            f"{size} px",
+            (start, 1),
+            (4, -2),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            va="top",
+            fontsize=11,
+            color=GREY,
+        )
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=11)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Figure:
+    # Without matplotlib's version in the file, the same metrics give the same bytes.
+    figure.savefig(path, dpi=130, format="png", metadata={"Software": None})
+    return figure
