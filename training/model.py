@@ -1,0 +1,93 @@
+"""What is trained: a timm model with its start, the teacher it may learn from, and the loss."""
+
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from brain_xai.checkpoint import load_checkpoint
+from training.data import DataError
+
+
+def build_model(
+    name: str, classes: int, model_args: dict, drop_rate: float, pretrained: bool, init_weights: str | None
+) -> tuple[torch.nn.Module, str]:
+    """Return a channels-last timm model and a sentence that says what it started from; raises `DataError`."""
+    pretrained = pretrained and init_weights is None
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **model_args)
+    except (OSError, RuntimeError, ValueError) as error:
+        # timm and the Hub client raise many kinds; only a failed download has a way out to name.
+        if not pretrained:
+            raise DataError(f"timm cannot build {name}: {error}") from error
+        raise DataError(
+            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}). "
+            "Start with --no-pretrained, or from a file with --init-weights FILE.safetensors."
+        ) from error
+    start = f"timm's pretrained weights of {name}" if pretrained else "random weights"
+    if init_weights is not None:
+        start = _load_what_fits(model, Path(init_weights))
+    return model.to(memory_format=torch.channels_last), start
+
+
+def _load_what_fits(model: torch.nn.Module, file: Path) -> str:
+    if not file.is_file():
+        raise DataError(f"There is no file {file} to start from.")
+    own, given = model.state_dict(), load_file(file)
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise DataError(f"Nothing in {file.name} fits this model. Is it for another architecture?")
+    missing = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
+    unused = [name for name in given if name not in fitting]
+    model.load_state_dict(fitting, strict=False)
+    return (
+        f"{file.name}: {len(fitting)} tensors loaded; "
+        f"random: {', '.join(missing) or 'none'}; not used: {', '.join(unused) or 'none'}"
+    )
+
+
+def load_teacher(folder: str, split: str, seed: int, fingerprint: str, n: dict[str, int]) -> torch.nn.Module:
+    """Return the frozen model of a checkpoint of the same data, split and seed; raises `DataError` for any other.
+
+    A teacher of another split may have seen the pictures its pupil is measured on.
+    """
+    teacher = load_checkpoint(folder)
+    metrics = teacher.metrics
+    if (metrics["split"], metrics["seed"]) != (split, seed) or (
+        metrics["data"]["fingerprint"],
+        metrics["data"]["n"],
+    ) != (fingerprint, n):
+        raise DataError(f"The teacher {folder} was trained on another split: it may have seen the test pictures.")
+    return teacher.model
+
+
+class Loss(torch.nn.Module):
+    """Cross-entropy with class weights and label smoothing, mixed with the teacher's view of the same picture.
+
+    The teacher's share is the Kullback-Leibler divergence at temperature 2 (Hinton et al. 2015, arXiv 1503.02531).
+    """
+
+    def __init__(
+        self,
+        class_weights: torch.Tensor | None,
+        label_smoothing: float,
+        teacher: torch.nn.Module | None,
+        teacher_share: float,
+    ):
+        super().__init__()
+        self.register_buffer("class_weights", class_weights)
+        self.label_smoothing = label_smoothing
+        self.teacher, self.teacher_share = teacher, teacher_share
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(
+            logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing
+        )
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            expected = (self.teacher(pixel_values).float() / 2).softmax(dim=1)
+        divergence = F.kl_div((logits.float() / 2).log_softmax(dim=1), expected, reduction="batchmean") * 4
+        return (1 - self.teacher_share) * loss + self.teacher_share * divergence
