@@ -20,6 +20,7 @@ MAX_ASPECT_RATIO = 4
 WHITE_PERCENTILE = 99.8
 # White of pictures whose brightness was already set for a screen: fractions, 8 bit and 16 bit.
 DISPLAY_WHITES = (1, 255, 65535)
+ABSURD_VALUE = 1e30
 
 # What people have at hand instead of a picture: (offset, first bytes, name).
 OTHER_FILES = (
@@ -74,7 +75,8 @@ def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
         if path is None:
             return _grey(image)
         _check_file(path)
-        with Image.open(path, formats=FORMATS) as opened:
+        # Given the path, Pillow 12 maps uncompressed TIFFs into memory and scrambles those with an orientation tag.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
             return _grey(opened)
     except UnreadableImage:
         raise
@@ -164,11 +166,10 @@ def _check_shape(image: Image.Image) -> None:
 
 
 def _grey_from_deep(values: np.ndarray) -> Image.Image:
-    if not np.isfinite(values).all():
+    if not (np.abs(values) < ABSURD_VALUE).all():  # nor is NaN
         raise UnreadableImage("The picture holds values that are not numbers. Export the slice again as 8 or 16 bit.")
     black, white = _window(values)
-    span = max(white - black, np.finfo(np.float32).tiny)
-    scaled = values / span - black / span  # in this order the largest float32 values do not overflow
+    scaled = (values - black) / ((white - black) or 1.0)
     return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
 
 
