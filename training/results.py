@@ -36,6 +36,14 @@ def with_interval(entry: dict | None) -> str:
     return value if entry["low"] is None else f"{value} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
+def named_entries(test: dict, metric: str) -> dict[str, dict]:
+    """Return the entries of one metric under names for people: one, one per class, or none where it has no meaning."""
+    name, entry = METRIC_NAMES[metric], test[metric]
+    if entry is None:
+        return {}
+    return {name: entry} if "value" in entry else {f"{name}, {label}": entry[label] for label in entry}
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; the first column is aligned left, the others right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
@@ -51,18 +59,9 @@ def results_table(columns: dict[str, dict], metrics: Sequence[str]) -> str:
     tests = [column["test"] for column in columns.values()]
     rows = []
     for metric in metrics:
-        entries = [test[metric] for test in tests]
-        if all(entry is None for entry in entries):
-            continue
-        if any(entry is not None and "value" not in entry for entry in entries):
-            labels = dict.fromkeys(label for entry in entries for label in entry)
-            names = [f"{METRIC_NAMES[metric]}, {label}" for label in labels]
-            rows += [
-                [name, *(with_interval(entry.get(label)) for entry in entries)]
-                for name, label in zip(names, labels, strict=True)
-            ]
-        else:
-            rows.append([METRIC_NAMES[metric], *map(with_interval, entries)])
+        named = [named_entries(test, metric) for test in tests]
+        names = dict.fromkeys(name for entries in named for name in entries)
+        rows += [[name, *(with_interval(entries.get(name)) for entries in named)] for name in names]
     return f"{markdown_table(['Test images', *columns], rows)}\n\n{_footnote(columns)}"
 
 

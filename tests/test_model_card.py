@@ -1,0 +1,233 @@
+"""The model card: every number comes from the data, the Hub can read its front matter, its code works."""
+
+import ast
+import contextlib
+import io
+import itertools
+import json
+import re
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from jinja2 import UndefinedError
+from PIL import Image
+
+from brain_xai.checkpoint import save_checkpoint
+from brain_xai.preprocess import Preprocessing
+from training.figures import save_figures
+from training.model_card import model_card
+
+LABELS = ["glioma", "meningioma", "notumor", "pituitary"]
+
+
+def make_config(temperature=1.25, size=160):
+    return {
+        "architecture": "resnet",
+        "label_names": LABELS,
+        "pretrained_cfg": {"input_size": [3, size, size]},
+        "brain_xai": {"temperature": temperature},
+    }
+
+
+def make_metrics(split="purged", first=0.5, count=50, step=7):
+    """A metrics.json whose scores rise from `first` in steps of .001, its counts from `count` in steps of `step`."""
+    scores, counts = itertools.count(first, 0.001), itertools.count(count, step)
+
+    def entry():
+        return {"low": next(scores), "value": next(scores), "high": next(scores)}
+
+    def evaluated():
+        scalars = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro", "nll", "brier", "ece")
+        metrics = {name: entry() for name in (*scalars, "tumour_miss_rate")}
+        metrics |= {name: {label: entry() for label in LABELS} for name in ("precision", "recall", "f1", "auroc")}
+        return metrics | {
+            "confusion_matrix": [[next(counts) for _ in LABELS] for _ in LABELS],
+            "bins": [{"low": 0.5, "high": 1.0, "count": 5, "probability": 0.9, "accuracy": 0.8}],
+            "n": next(counts),
+            "groups": next(counts),
+            "label_names": LABELS,
+            "interval": {"level": next(scores), "method": "bootstrap", "samples": next(counts), "seed": 0},
+        }
+
+    epoch = {"epoch": 1, "size": 160, "train_loss": 0.5, "train_accuracy": 0.5, "validation_loss": 0.5}
+    return {
+        "split": split,
+        "seed": next(counts),
+        "command": "accelerate launch training/train.py --model resnet --split purged",
+        "init": "random weights",
+        "data": {
+            "source": "scans",
+            "fingerprint": "abcdef",
+            "images": next(counts),
+            "distinct_pictures": next(counts),
+            "test_images": next(counts),
+            "test_images_with_copy_in_train": next(counts),
+            "left_out": next(counts),
+            "n": {"train": next(counts), "validation": next(counts), "test": next(counts)},
+        },
+        "training": {
+            "seconds": 60.0 * next(counts),
+            "images_per_second": float(next(counts)),
+            "bare_images_per_second": float(next(counts)),
+            "data_wait_share": next(scores),
+            "epochs": next(counts),
+            "best_epoch": next(counts),
+            "device": "cpu",
+            "processes": next(counts),
+        },
+        "versions": {"torch": f"{next(counts)}.0"},
+        "validation": evaluated(),
+        "test": evaluated(),
+        "history": [epoch | {"validation_accuracy": 0.5, "validation_macro_f1": 0.5}],
+    }
+
+
+@pytest.fixture(scope="module")
+def card():
+    return model_card(make_config(), make_metrics(), make_metrics("official", first=0.3, count=700, step=3))
+
+
+def prose(text):
+    return re.sub(r"```python.*?```", "", text, flags=re.DOTALL)
+
+
+def numbers(text):
+    """All numbers of a text, but not the digits of names such as F1 and T1."""
+    return set(re.findall(r"(?<![\w.,])\d+(?:[.,:]\d+)*", prose(text)))
+
+
+def test_no_number_is_typed_by_hand():
+    one = model_card(make_config(1.25, 160), make_metrics())
+    other = model_card(make_config(0.8, 96), make_metrics(first=0.2, count=3001, step=100))
+    assert len(numbers(one)) > 100
+    assert numbers(one) & numbers(other) == set()
+
+
+def test_front_matter_is_what_the_hub_expects(card):
+    data = ModelCard(card).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "mit")
+    assert {"timm", "mri", "explainability"} <= set(data.tags)
+    assert data.datasets is None, "a folder is no data set on the Hub"
+    config = make_config()
+    config["brain_xai"]["training"] = {"dataset": "org/scans"}
+    metrics = make_metrics()
+    metrics["data"]["source"] = "org/scans"
+    data = ModelCard(model_card(config, metrics)).data
+    assert data.datasets == ["org/scans"]
+    assert {result.dataset_type for result in data.eval_results} == {"org/scans"}
+
+
+def test_model_index_holds_every_metric_of_both_splits(card):
+    results = ModelCard(card).data.eval_results
+    for run in (make_metrics(), make_metrics("official", first=0.3, count=700, step=3)):
+        split = run["split"]
+        of_split = {result.metric_name: result for result in results if result.dataset_config == split}
+        assert len(of_split) == 8 + 4 * 4
+        for name, entry in {
+            "Accuracy": run["test"]["accuracy"],
+            "Macro-F1": run["test"]["macro_f1"],
+            "Tumour miss rate": run["test"]["tumour_miss_rate"],
+            "AUROC, pituitary": run["test"]["auroc"]["pituitary"],
+        }.items():
+            result = of_split[name]
+            assert result.metric_value == pytest.approx(entry["value"], abs=5e-5)
+            assert result.metric_args == pytest.approx({"low": entry["low"], "high": entry["high"]}, abs=5e-5)
+            assert (result.dataset_split, result.dataset_name) == ("test", f"scans, {split} split")
+            assert result.dataset_args == {"n": run["test"]["n"], "groups": run["test"]["groups"], "seed": run["seed"]}
+        assert of_split["Macro-F1"].metric_type == "f1"
+
+
+def test_it_says_what_a_reader_must_know(card):
+    text, metrics = " ".join(card.split()), make_metrics()
+    assert "not a medical device and never gives a diagnosis" in text
+    data = metrics["data"]
+    copies, published = data["test_images_with_copy_in_train"], data["test_images"]
+    assert f"Only {data['distinct_pictures']} of the {data['images']} images are different pictures" in text
+    share = f"{copies / published:.0%}"
+    assert f"{copies} of the {published} images of the published test set ({share}) have a copy" in text
+    assert f"{data['left_out']} files could not be used" in text
+    assert f"```bash {metrics['command']} ```" in text
+    assert "| Test images | purged split | official split |" in text
+    assert "The official split is shown only for comparison with other work." in text
+    assert f"Time: {timedelta(seconds=metrics['training']['seconds'])} (h:mm:ss)" in text
+    for heading in ("How to use", "Training data and its known faults", "Results", "Calibration", "Training"):
+        assert re.search(f"^##+ {heading}$", card, re.MULTILINE)
+
+
+def test_errors_are_named_most_frequent_first():
+    metrics = make_metrics()
+    metrics["test"]["confusion_matrix"] = [[50, 0, 3, 0], [4, 50, 0, 19], [0, 11, 50, 0], [0, 0, 0, 50]]
+    assert (
+        "Most frequent errors: `meningioma` taken for `pituitary` (19); `notumor` taken for `meningioma` (11); "
+        "`meningioma` taken for `glioma` (4)."
+    ) in model_card(make_config(), metrics)
+    metrics["test"]["confusion_matrix"] = np.diag([5, 5, 5, 5]).tolist()
+    assert "No test image was classified wrongly." in model_card(make_config(), metrics)
+
+
+def test_what_does_not_apply_is_left_out():
+    metrics = make_metrics("grouped")
+    metrics["test"]["tumour_miss_rate"] = None
+    metrics["test"]["recall"]["glioma"] = metrics["test"]["ece"] = {"value": None, "low": None, "high": None}
+    metrics["data"] |= {"left_out": 0, "test_images": 0}
+    text = model_card(make_config(), metrics)
+    for absent in ("miss rate", "miss_rate", "Unreadable", "published test set", "official", "None"):
+        assert absent not in prose(text), absent
+    assert "Recall, glioma" not in [result.metric_name for result in ModelCard(text).data.eval_results]
+    assert "All images were divided anew" in text
+
+
+def test_a_gap_in_the_data_is_an_error_not_a_gap_in_the_card():
+    metrics = make_metrics()
+    del metrics["command"]
+    with pytest.raises(UndefinedError, match="command"):
+        model_card(make_config(), metrics)
+
+
+def test_markdown_has_no_stray_template_and_tables_are_even(card):
+    body = ModelCard(card).text
+    assert "{{" not in body
+    assert "{%" not in body
+    assert "\n\n\n" not in body
+    for table in re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_every_figure_it_shows_is_one_that_is_drawn(card, tmp_path):
+    save_figures(make_metrics(), tmp_path / "figures")
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
+    assert len(shown) == 3
+    assert all((tmp_path / name).is_file() for name in shown)
+
+
+def test_its_code_works_and_the_three_libraries_agree(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=4).eval()
+    model.get_classifier().weight.data *= 30
+    save_checkpoint(
+        tmp_path / "checkpoint",
+        model,
+        label_names=tuple(LABELS),
+        preprocessing=Preprocessing((96, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        brain_xai={"temperature": 2.0},
+    )
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    pixels = np.random.default_rng(0).integers(256, size=(60, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((200, 240)).save(tmp_path / "scan.png")
+    snippets = re.findall(r"```python\n(.*?)```", model_card(config, make_metrics()), re.DOTALL)
+    printed = []
+    for snippet in snippets:
+        code = snippet.replace("FOLDER", str(tmp_path / "checkpoint")).replace("scan.png", str(tmp_path / "scan.png"))
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(code, {})
+        printed.append(ast.literal_eval(output.getvalue()))
+    ours, of_timm, of_transformers = printed
+    assert max(ours.values()) > 0.3
+    assert of_timm == pytest.approx(ours, abs=1e-4)
+    uncalibrated = {answer["label"]: answer["score"] for answer in of_transformers}
+    roots = {label: uncalibrated[label] ** 0.5 for label in LABELS}  # a temperature of 2 takes the square root
+    assert {label: root / sum(roots.values()) for label, root in roots.items()} == pytest.approx(ours, abs=1e-3)
