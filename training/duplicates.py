@@ -158,19 +158,19 @@ def _as_text(report: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    # Here, because training.data imports this module.
-    from training.data import DataError, load_scans
-
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.duplicates", description=__doc__)
     parser.add_argument("--data-dir", required=True, help="folder of Training/<class> and Testing/<class>, or <class>")
     parser.add_argument("--json", type=Path, help="write the report to this file")
     parser.add_argument("--csv", type=Path, help="write file, label, split and group of every picture to this file")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     start = time.perf_counter()
+    # Here, because training.data imports this module.
+    from training.data import DataError, load_scans
+
     try:
-        scans = load_scans(data_dir=arguments.data_dir)
+        scans = load_scans(data_dir=options.data_dir)
     except DataError as error:
         parser.error(str(error))
     groups = duplicate_groups(scans.thumbnails)
@@ -180,10 +180,10 @@ def main() -> None:
     report["left_out"] = [{"file": file, "reason": reason} for file, reason in scans.left_out]
     report["seconds"] = round(time.perf_counter() - start, 1)
     print(_as_text(report))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    if arguments.csv:
-        with arguments.csv.open("w", newline="", encoding="utf-8") as file:
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if options.csv:
+        with options.csv.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(["file", "label", "split", "group"])
             labels = [scans.label_names[label] for label in scans.labels]
