@@ -2,4 +2,7 @@
 
 from brain_xai.checkpoint import load_checkpoint
 
-__all__ = ["load_checkpoint"]
+# From here on `brain_xai.explain` is the function; the modules beside it are imported by their full names.
+from brain_xai.explain import METHODS, MethodNotApplicable, explain
+
+__all__ = ["METHODS", "MethodNotApplicable", "explain", "load_checkpoint"]

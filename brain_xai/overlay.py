@@ -1,0 +1,78 @@
+"""An attribution is drawn on the view it belongs to: numbers become colours, with a bar that says what they mean."""
+
+from math import ceil, isfinite
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+MIN_SIDE = 480
+BAR_HEIGHT = 88
+# The two bright arms of "managua", from Fabio Crameri's Scientific Colour Maps (MIT, doi 10.5281/zenodo.1243862), weak
+# to strong: of equal lightness, told apart by colour-blind eyes too. Its dark middle is where the scan shows instead.
+AGAINST = np.array([(95, 137, 195), (111, 182, 226), (129, 231, 255)])
+FOR = np.array([(193, 116, 73), (224, 159, 87), (255, 207, 103)])
+
+
+def overlay(
+    view: Image.Image, attribution: np.ndarray, scale: float, opacity: float = 0.7, unit: str = "logits"
+) -> Image.Image:
+    """Draw an attribution on its view, a colour bar below; RGB, the view enlarged to at least 480 x 480 pixels.
+
+    `attribution` [H, W] is as large as the view: > 0 speaks for the label and turns amber, < 0 against and turns blue,
+    0 leaves the scan as it is. `scale` (> 0, in `unit`) is the evidence drawn in full colour; stronger evidence looks
+    the same. `opacity` is that of full colour, 0 to 1. Raises `ValueError`.
+    """
+    width, height = view.size
+    if attribution.shape != (height, width):
+        raise ValueError(f"The attribution has shape {attribution.shape}, the view ({height}, {width}).")
+    if not np.isfinite(attribution).all():
+        raise ValueError("The attribution holds values that are not finite.")
+    factor = ceil(MIN_SIDE / min(view.size))
+    size = (width * factor, height * factor)
+    scan = np.asarray(view.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    evidence = np.asarray(Image.fromarray(attribution.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+    bar = colour_bar(size[0], scale, opacity, unit)  # refuses a bad scale or opacity
+    picture = Image.new("RGB", (size[0], size[1] + bar.height))
+    picture.paste(Image.fromarray(_blend(scan, evidence / scale, opacity)), (0, 0))
+    picture.paste(bar, (0, size[1]))
+    return picture
+
+
+def colour_bar(width: int, scale: float, opacity: float = 0.7, unit: str = "logits") -> Image.Image:
+    """Draw the legend of an overlay, `width` x 88 pixels: -scale to +scale as it looks on dark grey tissue.
+
+    Raises `ValueError`.
+    """
+    if not (scale > 0 and isfinite(scale)):
+        raise ValueError(f"The scale must be a positive number, got {scale}.")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"The opacity must lie between 0 and 1, got {opacity}.")
+    margin, top, bottom = 16, 12, 32
+    evidence = np.linspace(-1, 1, width - 2 * margin)[None].repeat(bottom - top, axis=0)
+    tissue = np.full((*evidence.shape, 3), 64, dtype=np.uint8)
+    bar = Image.new("RGB", (width, BAR_HEIGHT))
+    bar.paste(Image.fromarray(_blend(tissue, evidence, opacity)), (margin, top))
+    draw = ImageDraw.Draw(bar)
+    font = ImageFont.load_default(size=20)
+    for x, align, number, word in (
+        (margin, "l", f"-{scale:.2g}", "against"),
+        (width // 2, "m", "0", unit),
+        (width - margin, "r", f"+{scale:.2g}", "for"),
+    ):
+        draw.text((x, bottom + 6), number, font=font, anchor=f"{align}t")
+        draw.text((x, bottom + 30), word, font=font, anchor=f"{align}t")
+    return bar
+
+
+def _blend(scan: np.ndarray, evidence: np.ndarray, opacity: float) -> np.ndarray:
+    """Colour a scan, uint8 [H, W, 3], by evidence [H, W], full at -1 and 1; the stronger, the less of it shows."""
+    strength = np.abs(evidence).clip(max=1)
+    colour = np.where(evidence[..., None] > 0, _colours(FOR, strength), _colours(AGAINST, strength))
+    alpha = opacity * strength[..., None]
+    return (scan * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+
+
+def _colours(anchors: np.ndarray, strength: np.ndarray) -> np.ndarray:
+    """Return the colours [H, W, 3] at `strength` [H, W], 0 to 1, on the line through the anchors."""
+    steps = np.linspace(0, 1, len(anchors))
+    return np.stack([np.interp(strength, steps, channel) for channel in anchors.T], axis=-1)
