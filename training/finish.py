@@ -22,9 +22,9 @@ from brain_xai.classifier import Classifier
 from brain_xai.explain import METHODS, MethodNotApplicable, explain
 from brain_xai.preprocess import Preprocessing
 from brain_xai.trust import fit_temperature
-from training import figures
 from training.data import Scans, Splits
 from training.duplicates import duplicate_report
+from training.figures import save_figures
 from training.loader import ToInput
 from training.metrics import ClassificationMetrics
 from training.model_card import model_card
@@ -83,7 +83,7 @@ def finish(
         "history": history,
     }
     write_json(folder / "metrics.json", metrics)
-    draw(folder, metrics)
+    save_figures(metrics, folder / "figures")
     write_examples(folder, scans, splits.test, config.seed)
     config_json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "README.md").write_text(model_card(config_json, metrics), encoding="utf-8")
@@ -156,7 +156,7 @@ def measure(
 ) -> dict:
     """Return every metric of one split from calibrated logits [n, classes]."""
     names = scans.label_names
-    return ClassificationMetrics().compute(
+    return ClassificationMetrics(keep_in_memory=True).compute(
         probabilities=torch.softmax(logits.double(), dim=1).numpy(),
         references=scans.labels[indices],
         groups=groups[indices],
@@ -207,13 +207,6 @@ def describe_training(history: list[dict], speed: float, accelerator: Accelerato
         "device": str(accelerator.device.type),
         "processes": accelerator.num_processes,
     }
-
-
-def draw(folder: Path, metrics: dict) -> None:
-    (folder / "figures").mkdir(exist_ok=True)
-    figures.curves(metrics["history"], folder / "figures" / "curves.png")
-    figures.confusion_matrix(metrics["test"], folder / "figures" / "confusion_matrix.png")
-    figures.reliability(metrics["test"], folder / "figures" / "reliability.png")
 
 
 def write_examples(folder: Path, scans: Scans, test: np.ndarray, seed: int) -> None:
