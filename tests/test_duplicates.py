@@ -57,6 +57,13 @@ def test_a_changed_copy_is_the_same_picture(change):
         assert groups_of(picture, smooth_picture(seed + 100), change(picture)) == [0, 1, 0]
 
 
+@pytest.mark.parametrize("size", [96, 110, 128, 150, 180, 300, 512])
+def test_a_finely_grained_picture_survives_resizing(size):
+    grains = gaussian_filter(np.random.default_rng(0).standard_normal((224, 224)), 1)
+    picture = Image.fromarray((128 + 100 * grains / abs(grains).max()).astype(np.uint8))
+    assert groups_of(picture, picture.resize((size, size))) == [0, 0]
+
+
 @pytest.mark.parametrize("angle", [90, 270])
 def test_a_quarter_turn_is_another_picture(angle):
     picture = smooth_picture(0)
@@ -96,8 +103,14 @@ def test_constant_pictures_match_only_the_same_grey():
     black, grey = Image.new("L", (100, 100)), Image.new("L", (100, 100), 128)
     one_pixel = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.uint8)
     one_pixel[3, 5] = 1
-    images = [black, smooth_picture(0), grey, black, Image.fromarray(one_pixel), grey]
-    assert groups_of(*images) == [0, 1, 2, 0, 3, 2]
+    dot = Image.fromarray(one_pixel)
+    assert groups_of(black, smooth_picture(0), grey, black, dot, grey, dot) == [0, 1, 2, 0, 3, 2, 3]
+
+
+def test_each_constant_grey_is_a_picture_of_its_own():
+    levels = np.arange(256, dtype=np.uint8)[:, None, None]
+    thumbnails = np.broadcast_to(levels, (256, THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    np.testing.assert_array_equal(duplicate_groups(thumbnails), np.arange(256))
 
 
 def test_no_pictures_no_groups():
