@@ -1,0 +1,220 @@
+"""The page: which components there are, where they stand, and which handler each one calls."""
+
+from pathlib import Path
+
+import gradio as gr
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
+
+from brain_xai.checkpoint import BUNDLED, allowed_checkpoints
+from brain_xai.explain import METHODS
+from brain_xai.ui import handlers, texts
+from brain_xai.ui.phantoms import phantoms
+from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS, sweeping, use_own_folder
+
+# Two lanes, because handlers in one lane wait for each other and a machine of two cores can compute two things at once:
+# an answer takes well under a second, so one after the other is quickest for all; maps that take seconds queue among
+# themselves. So however many wait for occlusion, a prediction waits for one other prediction at most.
+QUICK = {"concurrency_id": "quick", "concurrency_limit": 1}
+SLOW = {"concurrency_id": "slow", "concurrency_limit": 1}
+# At five seconds a map the last in a full queue waits for three minutes; more would only be given up.
+QUEUE = {"max_size": 40}
+
+KEPT_SECONDS = 60 * KEPT_MINUTES
+
+# Everything that gradio would by default keep, count or tell about its visitors is off.
+LAUNCH = {
+    "enable_monitoring": False,
+    "run_history": False,
+    "show_error": False,  # messages of unexpected errors name files
+    "ssr_mode": False,
+    "footer_links": ["api"],
+    # Above our own limit of 20 MB, so that a file of 50 MB is refused with our sentence instead of "413".
+    "max_file_size": "64mb",
+    "state_session_capacity": 1000,
+    "css_paths": Path(__file__).with_name("style.css"),
+    "theme": gr.themes.Default(  # system fonts: the page fetches nothing from elsewhere
+        primary_hue="teal",  # orange and blue mean something here
+        text_size="lg",
+        font=["system-ui", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ),
+}
+
+# Not for the API. Pictures skip gradio's decoder: it clips 16 bit to white and hides what is wrong with a file.
+PAGE = {"api_visibility": "private", "preprocess": False}
+
+
+def build_page() -> gr.Blocks:
+    """Build the page and its endpoints; exits with a sentence where there is no checkpoint to serve."""
+    allowed = allowed_checkpoints()
+    if not allowed:
+        raise SystemExit(texts.NO_CHECKPOINT)
+    use_own_folder()
+    handlers.warm_up()
+    with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
+        _page(allowed)
+        _endpoints()
+    return page.queue(**QUEUE)
+
+
+def launch(page: gr.Blocks, **settings) -> tuple:
+    """Serve a page with `LAUNCH`, gradio's own `settings` (a port, say) on top; returns what gradio's launch does."""
+    return page.launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
+
+
+def _page(allowed: list[str]) -> None:
+    gr.Markdown(f"# {texts.TITLE}\n{texts.TAGLINE}")
+    gr.HTML(texts.disclaimer(), padding=False)
+    with gr.Row():
+        # On a phone the columns stand below each other: picture, answer, map.
+        with gr.Column(scale=2, min_width=300):
+            picture = gr.Image(
+                label=texts.PICTURE_LABEL,
+                show_label=False,
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                placeholder=texts.UPLOAD,
+                height=280,
+                buttons=[],
+                elem_id="picture",
+            )
+            notice = gr.HTML(texts.empty_result(), padding=False, elem_id="notice")
+            with gr.Column(visible=False) as answer:
+                probabilities = gr.Label(label=texts.PROBABILITIES_LABEL, elem_id="probabilities")
+                accuracy = gr.Markdown(elem_classes="fine-print")
+        with gr.Column(scale=3, min_width=300, visible=False) as reasons:
+            caption = gr.HTML(padding=False, elem_id="caption")
+            overlay = gr.Image(
+                label=texts.OVERLAY_LABEL,
+                show_label=False,
+                format="png",
+                interactive=False,
+                buttons=["download", "fullscreen"],
+                alt_text=texts.OVERLAY_LABEL,
+                elem_id="overlay",
+            )
+            opacity = gr.Slider(0, 1, value=0.7, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
+            with gr.Row():
+                method = gr.Radio(
+                    [(method.title, method.key) for method in METHODS.values()],
+                    value=handlers.IMMEDIATE_METHOD,
+                    label=texts.METHOD_LABEL,
+                    min_width=220,
+                    elem_id="method",
+                )
+                target = gr.Dropdown(
+                    [(texts.PREDICTED, "predicted")],
+                    value="predicted",
+                    label=texts.TARGET_LABEL,
+                    min_width=220,
+                    elem_id="target",
+                )
+            start = gr.Button(texts.START, variant="primary", visible=False, elem_id="start")
+            progress = gr.HTML(padding=False, elem_id="progress")
+            cancel = gr.Button(texts.CANCEL, visible=False, elem_id="cancel")
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            gr.Examples(
+                [[path] for path in _example_files(allowed)],
+                picture,
+                label=texts.EXAMPLES,
+                api_visibility="private",
+                elem_id="examples",
+            )
+            gr.Markdown(texts.PRIVACY, elem_classes="fine-print")
+        with gr.Column(scale=3, min_width=300):
+            with gr.Accordion(texts.HOW_TO_READ):
+                gr.Markdown(_reading())
+            with gr.Accordion(texts.ABOUT_MODEL):
+                checkpoint = gr.Dropdown(
+                    allowed,
+                    value=allowed[0],
+                    label=texts.CHECKPOINT_LABEL,
+                    visible=len(allowed) > 1,
+                    elem_id="checkpoint",
+                )
+                model_card = gr.Markdown(handlers.about_model(allowed[0]))
+
+    # The map on show: kept in memory for this visitor alone, so that another opacity needs no new computation.
+    shown = gr.State(time_to_live=KEPT_SECONDS)
+    shows = [notice, answer, reasons, probabilities, accuracy, overlay, caption, shown, start, cancel, progress]
+    question = [picture, checkpoint, method, target, opacity]
+
+    stepwise = start.click(handlers.show_stepwise, question, shows, show_progress="hidden", **PAGE, **SLOW)
+    cancel.click(handlers.cancelled, None, shows, cancels=stepwise, queue=False, show_progress="hidden", **PAGE)
+    # A new question makes the map that is being computed for the old one worthless.
+    new = {"cancels": stepwise, "show_progress": "minimal", "show_progress_on": [notice], **PAGE}
+    for changed in (picture.change, checkpoint.input):
+        changed(handlers.show_new, [picture, checkpoint, opacity], [method, target, *shows], **new, **QUICK)
+    for changed in (method.input, target.input):
+        changed(handlers.show, question, shows, **new, **QUICK)
+    checkpoint.input(handlers.about_model, checkpoint, model_card, queue=False, show_progress="hidden", **PAGE)
+    opacity.input(
+        handlers.redraw,
+        [shown, opacity],
+        overlay,
+        queue=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **PAGE,
+    )
+
+
+def _endpoints() -> None:
+    """Define the public API: hidden components, because they give it its types, defaults and files that are deleted."""
+    with gr.Column(visible=False):
+        image = gr.Image(type="filepath", image_mode=None, label="image")
+        checkpoint, method, target = (
+            gr.Textbox(value, label=label)
+            for value, label in (
+                ("default", "checkpoint"),
+                (handlers.IMMEDIATE_METHOD, "method"),
+                ("predicted", "target"),
+            )
+        )
+        overlay = gr.Image(format="png", label="overlay")
+        attribution = gr.File(label="attribution")
+        facts = gr.JSON(label="facts")
+        call = gr.Button()
+    call.click(
+        handlers.predict,
+        [image, checkpoint],
+        facts,
+        api_name="predict",
+        api_description=texts.PREDICT_DESCRIPTION,
+        preprocess=False,
+        **QUICK,
+    )
+    call.click(
+        handlers.explain_scan,
+        [image, checkpoint, method, target],
+        [overlay, attribution, facts],
+        api_name="explain",
+        api_description=texts.EXPLAIN_DESCRIPTION,
+        preprocess=False,
+        **SLOW,
+    )
+    call.click(
+        handlers.checkpoints,
+        None,
+        facts,
+        api_name="checkpoints",
+        api_description=texts.CHECKPOINTS_DESCRIPTION,
+        **QUICK,
+    )
+
+
+def _reading() -> str:
+    methods = "\n".join(f"- **{method.title}.** {method.summary}" for method in METHODS.values())
+    return f"{texts.READING}\n{methods}"
+
+
+def _example_files(allowed: list[str]) -> list[str]:
+    """Return the phantoms, and the scans that the checkpoints bring along."""
+    folder = get_upload_folder()
+    drawn = [save_pil_to_cache(image, folder, name=caption, format="png") for caption, image in phantoms()]
+    folders = [BUNDLED / Path(name).name if name.startswith("bundled/") else Path(name) for name in allowed]
+    scans = [str(scan) for folder in folders for scan in sorted((folder / "examples").glob("*.png"))]
+    return drawn + scans

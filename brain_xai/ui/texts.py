@@ -1,0 +1,144 @@
+"""Every sentence a visitor reads, and how labels and measured numbers are put into words."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from brain_xai.classifier import CheckpointInfo, Notice
+from brain_xai.preprocess import FORMATS_TEXT
+from brain_xai.ui.privacy import KEPT_MINUTES
+
+TITLE = "Brain XAI"
+TAGLINE = "See what a model makes of a brain-MRI slice, and what in the picture its answer rests on."
+DISCLAIMER = (
+    "For research and teaching. This is not a diagnosis.",
+    "The model can be wrong, even when it sounds sure. If you worry about a scan, ask a doctor.",
+)
+UPLOAD = f"# Choose a brain-MRI slice\nDrop, paste or click. {FORMATS_TEXT}, up to 20 MB"
+EXAMPLES = "No scan at hand? Try one of these"
+PRIVACY = (
+    f"Your picture goes to this server only and is deleted there after about {KEPT_MINUTES} minutes. It is not logged "
+    "and not used for training. Still, please choose a picture without a name or date of birth on it."
+)
+EMPTY_RESULT = "The answer appears here as soon as you choose a picture."
+PICTURE_LABEL = "Brain-MRI slice"
+PROBABILITIES_LABEL = "What the model thinks"
+OVERLAY_LABEL = "Why: what the model saw, and what its answer rests on"
+OPACITY_LABEL = "Strength of the colours"
+METHOD_LABEL = "How to explain"
+TARGET_LABEL = "Class to explain"
+PREDICTED = "the model's own answer"
+CHECKPOINT_LABEL = "Model"
+ABOUT_MODEL = "About this model"
+HOW_TO_READ = "How to read the colours"
+START = "Compute this map (takes some seconds)"
+CANCEL = "Cancel"
+
+READING = """
+- **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the colour, the
+  more it counts. Where you see the plain grey scan, the picture hardly mattered.
+- The bar below the picture says how much evidence full colour stands for. It is the same for every picture, so a pale
+  map means: the model found little to hold on to.
+- A map shows what **the model** looked at, not where a tumour is. A model can be right for the wrong reason.
+- Colours on the skull, outside the head or on a written note are a warning: then do not trust the answer.
+"""
+
+NO_PICTURE = "There is no picture yet. Choose a picture of one MRI slice; in Python, pass handle_file(path)."
+PICTURE_EXPIRED = f"Your picture was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
+MAP_EXPIRED = f"This map was deleted: results are kept for {KEPT_MINUTES} minutes. Please choose your picture again."
+CHECKPOINT_UNAVAILABLE = "This model cannot be loaded at the moment. Choose another one, or try again later."
+NO_CHECKPOINT = (
+    "There is no checkpoint to serve. Train one (training/train.py) into brain_xai/bundled/<name>, or name one in "
+    "BRAIN_XAI_CHECKPOINTS."
+)
+
+PREDICT_DESCRIPTION = "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1."
+EXPLAIN_DESCRIPTION = (
+    "Explain one class of one scan: the overlay (PNG), the attribution (.npy, float32 [H, W] in logits, > 0 speaks for "
+    'the label) and what they mean (JSON). `target` is a label or "predicted".'
+)
+CHECKPOINTS_DESCRIPTION = "List the checkpoints this server offers, the default first, with their measured metrics."
+
+# Only display text: which classes there are is up to the checkpoint.
+LABEL_TEXTS = {"notumor": "no tumour", "pituitary": "pituitary tumour"}
+SPLIT_TEXTS = {
+    "purged": "No copy of a test scan was used for training.",
+    "grouped": "No copy of a test scan was used for training.",
+    "official": "Many test scans have a copy among the training scans, so this number flatters the model.",
+}
+
+
+def label_text(label: str) -> str:
+    """Return a class key as people say it: "notumor" -> "no tumour", "low_grade" -> "low grade"."""
+    return LABEL_TEXTS.get(label, label.replace("_", " "))
+
+
+def unknown_checkpoint(allowed: Sequence[str]) -> str:
+    """Say which checkpoints there are."""
+    return f"There is no such checkpoint here. Use one of: {', '.join(('default', *allowed))}."
+
+
+def unknown_method(methods: Sequence[str]) -> str:
+    """Say which methods there are."""
+    return f"There is no such method. Use one of: {', '.join(methods)}."
+
+
+def caption(method_title: str, label: str) -> str:
+    """Say in HTML what a map shows."""
+    return (
+        f"{escape(method_title)} for <strong>{escape(label_text(label))}</strong>: "
+        "orange speaks for it, blue against it."
+    )
+
+
+def disclaimer() -> str:
+    """Return the sentence that nobody may miss, as HTML."""
+    first, second = DISCLAIMER
+    return f'<p class="notice disclaimer" role="note"><strong>{first}</strong> {second}</p>'
+
+
+def empty_result() -> str:
+    """Return what stands in the place of an answer, as HTML."""
+    return f'<p class="empty">{EMPTY_RESULT}</p>'
+
+
+def progress(done: int, total: int) -> str:
+    """Return a progress bar as HTML."""
+    return f'<progress value="{done}" max="{total}"></progress> <span>{round(100 * done / total)} % done</span>'
+
+
+def notices(warnings: Sequence[Notice]) -> str:
+    """Return the warnings of a prediction as HTML, "" where there are none."""
+    return "".join(f'<p class="notice" role="status">{escape(warning.message)}</p>' for warning in warnings)
+
+
+def refusal(sentence: str) -> str:
+    """Return what went wrong as HTML that screen readers announce."""
+    return f'<p class="notice refusal" role="alert">{escape(sentence)}</p>'
+
+
+def accuracy(metrics: Mapping) -> str:
+    """Say how often the model was right on test scans, with interval and number, from the content of metrics.json."""
+    measured = metrics.get("test", {}).get("accuracy")
+    if measured is None:
+        return "Nobody has measured how often this model is right. Take its answer as a demonstration only."
+    return (
+        f"This model was right on {_percent(measured['value'])} of {metrics['test']['n']:,} test scans "
+        f"(95 % interval {_percent(measured['low'])} to {_percent(measured['high'])})."
+    )
+
+
+def about_model(info: CheckpointInfo, metrics: Mapping) -> str:
+    """Describe a checkpoint in Markdown."""
+    sentences = [accuracy(metrics)]
+    missed = metrics.get("test", {}).get("tumour_miss_rate")
+    if missed:
+        sentences.append(
+            f"It called {_percent(missed['value'])} of the scans with a tumour free of one "
+            f"({_percent(missed['low'])} to {_percent(missed['high'])})."
+        )
+    sentences.append(SPLIT_TEXTS.get(metrics.get("split"), ""))
+    return f"{' '.join(sentences).strip()}\n\n`{info.id}` · {info.architecture} · revision `{info.revision}`"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,45 @@
+"""Work that takes seconds runs in a thread of its own, so that it can be watched and stopped."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from brain_xai.explain import Cancelled
+
+Result = TypeVar("Result")
+
+
+class Work(Generic[Result]):
+    """A running `function(progress)`; `progress(done, total)` passes its steps on, or stops it once it was told to.
+
+    Iterate over it to get each (done, total) and, after the last, ask for `result()`; or await `finished()`.
+    Raises what the function raises. Call `stop()` when the result is no longer wanted.
+    """
+
+    def __init__(self, function: Callable[[Callable[[int, int], None]], Result]):
+        self._stopped = threading.Event()
+        self._steps: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        pool = ThreadPoolExecutor(max_workers=1)
+        self._future: Future[Result] = pool.submit(function, self._progress)
+        self._future.add_done_callback(lambda _: self._steps.put(None))
+        pool.shutdown(wait=False)  # the thread ends with its work
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._steps.get, None)
+
+    def result(self) -> Result:
+        return self._future.result()
+
+    async def finished(self) -> Result:
+        return await asyncio.wrap_future(self._future)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._stopped.is_set():
+            raise Cancelled
+        self._steps.put((done, total))
