@@ -94,6 +94,13 @@ class Corner(nn.Module):
         return torch.stack([corner, -corner, 0 * corner], dim=1)
 
 
+class Drifting(nn.Module):
+    """Logits that depend a little on the size of the batch, as those of real nets do in their last digits."""
+
+    def forward(self, pixel_values):
+        return pixel_values.mean(dim=(2, 3)) + 1e-6 * len(pixel_values)
+
+
 class Total(nn.Module):
     """The logits are the sums of all grey values of one channel each."""
 
@@ -329,9 +336,10 @@ def test_occlusion_equals_captum(resnet):
     assert ours == pytest.approx(reference[0, 0].numpy(), abs=1e-5)
 
 
-def test_hiding_black_changes_exactly_nothing(resnet):
+def test_hiding_black_changes_exactly_nothing():
     picture = np.array(make_scan((96, 96)))
-    attribution = explain(resnet, Image.fromarray(picture), "occlusion", window=0.125, stride=0.125).attribution
+    classifier = make_classifier(Drifting(), (96, 96))
+    attribution = explain(classifier, Image.fromarray(picture), "occlusion", window=0.125, stride=0.125).attribution
     assert not picture[:24].any()
     assert not attribution[:24].any()
     assert attribution[24:].all()
@@ -419,11 +427,12 @@ def test_a_callers_grad_mode_changes_nothing(method):
     for mode in (torch.no_grad, torch.inference_mode):
         classifier = make_timm("test_resnet", (64, 64))
         with mode():
+            assert METHODS[method].applicable(classifier) is None
             assert np.array_equal(explain(classifier, scan, method, **COARSE[method]).attribution, expected)
 
 
 def test_many_callers_at_once_get_their_own_answers(efficientnet):
-    scans = [make_scan((96, 96), seed) for seed in range(5)]
+    scans = [make_scan((96, 96), seed) for seed in range(4)]
 
     def answer(task: tuple[str, int, str]) -> np.ndarray:
         kind, scan, label = task
@@ -431,7 +440,9 @@ def test_many_callers_at_once_get_their_own_answers(efficientnet):
             return np.array(list(efficientnet.predict(scans[scan]).probabilities.values()))
         return explain(efficientnet, scans[scan], kind, label, **COARSE[kind]).attribution
 
-    tasks = [(kind, scan, label) for scan in range(5) for label in LABELS for kind in (*METHODS, "predict")]
+    # Mostly Grad-CAM, whose hooks would meet on a model that is not private.
+    kinds = ["grad_cam", "occlusion", "grad_cam", "predict", "grad_cam"]
+    tasks = [(kind, scan, label) for scan in range(4) for label in LABELS for kind in kinds]
     serial = [answer(task) for task in tasks]
     with ThreadPoolExecutor(8) as pool:
         parallel = list(pool.map(answer, tasks))

@@ -25,6 +25,7 @@ class TargetLayer:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the probe needs gradients, whatever the caller does
 def target_layer(classifier: Classifier) -> TargetLayer | None:
     """Measure the target layer of a classifier, once; None where its features are not a picture of cells.
 
@@ -85,7 +86,6 @@ def _centre_taps_only(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.enable_grad()
 def _grid(probe: nn.Module, size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple, tuple]:
     """Return stride and offset, per axis, from the places of two cells in the middle, whose fields no border cuts."""
     first = [(count - 1) // 2 for count in cells]

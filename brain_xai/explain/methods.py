@@ -96,7 +96,7 @@ METHODS = {
 }
 
 
-@torch.inference_mode(False)  # a caller's inference mode would leave no gradients to work with
+@torch.inference_mode(False)  # Grad-CAM needs gradients, whatever the caller does
 def explain(
     classifier: Classifier,
     image: Image.Image | str | os.PathLike,
