@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 
 from brain_xai.preprocess import FORMATS, Preprocessing, UnreadableImage, read_image, to_view
-from training.duplicates import THUMBNAIL_SIZE, thumbnail
+from training.duplicates import THUMBNAIL_SIZE, conflicting_groups, thumbnail
 
 SPLITS = ("purged", "official", "grouped")
+# Starting processes takes seconds, decoding so many pictures does not.
+WORTH_PROCESSES = 1000
 # Only the size matters here: the cache holds pixels before normalisation.
 NO_NORMALISATION = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -77,7 +79,7 @@ def load_scans(
             fn_kwargs={"preprocessing": preprocessing},
             remove_columns=["image"],
             features=DECODED,
-            num_proc=min(processes, len(split)),
+            num_proc=processes if len(split) > WORTH_PROCESSES else None,
             desc=f"Decoding {name}",
         )
         for name, split in by_split.items()
@@ -122,13 +124,6 @@ def split_scans(
             names = ", ".join(scans.label_names[i] for i in sorted(missing))
             raise DataError(f"The {name} split has no picture of: {names}. Add pictures or change the fractions.")
     return Splits(train, validation, test)
-
-
-def conflicting_groups(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the ids of the duplicate groups whose pictures carry more than one label."""
-    pairs = np.unique(np.stack([groups, labels]), axis=1)
-    ids, counts = np.unique(pairs[0], return_counts=True)
-    return ids[counts > 1]
 
 
 DECODED = datasets.Features(

@@ -65,6 +65,13 @@ def duplicate_groups(thumbnails: np.ndarray) -> np.ndarray:
     return _in_order_of_appearance(connected_components(graph, directed=False)[1])
 
 
+def conflicting_groups(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the ids of the duplicate groups whose pictures carry more than one label."""
+    pairs = np.unique(np.stack([groups, labels]), axis=1)
+    ids, counts = np.unique(pairs[0], return_counts=True)
+    return ids[counts > 1]
+
+
 def duplicate_report(
     groups: np.ndarray, labels: np.ndarray, label_names: Sequence[str], official_split: Sequence[str]
 ) -> dict:
@@ -89,11 +96,10 @@ def duplicate_report(
         }
 
     conflicts = []
-    for group in np.unique(groups):
+    for group in conflicting_groups(groups, labels):
         members = np.flatnonzero(groups == group)
-        if len(np.unique(labels[members])) > 1:
-            names = [label_names[label] for label in labels[members]]
-            conflicts.append({"group": int(group), "images": members.tolist(), "labels": names})
+        names = [label_names[label] for label in labels[members]]
+        conflicts.append({"group": int(group), "images": members.tolist(), "labels": names})
     return {
         **counts(np.ones(len(groups), dtype=bool)),
         "largest_group": int(np.bincount(groups).max(initial=0)),
