@@ -49,8 +49,12 @@ def finish(
     splits: Splits,
     history: list[dict],
     start: str,
+    earlier: dict | None = None,
 ) -> None:
-    """Turn the best epoch into the checkpoint folder `config.output_dir`; the test split is used here, once."""
+    """Turn the best epoch into the checkpoint folder `config.output_dir`; the test split is used here, once.
+
+    `start` says what the weights began as; `earlier` is the metrics.json of the run they came from, if there was one.
+    """
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
@@ -71,13 +75,19 @@ def finish(
         name: measure(predict(on_device, scans, indices, to_input) / temperature, scans, groups, indices, config)
         for name, indices in (("validation", splits.validation), ("test", splits.test))
     }
+    commands = [shlex.join(["accelerate", "launch", "training/train.py", *sys.argv[1:]])]
+    training = describe_training(history, speed, accelerator)
+    if earlier is not None:
+        commands.insert(0, earlier["command"])
+        start = f"{earlier['init']}; then {start}"
+        training["seconds"] += earlier["training"]["seconds"]
     metrics = {
         "split": config.split,
         "seed": config.seed,
-        "command": shlex.join(["accelerate", "launch", "training/train.py", *sys.argv[1:]]),
+        "command": "\n".join(commands),
         "init": start,
         "data": describe_data(config, scans, groups, splits),
-        "training": describe_training(history, speed, accelerator),
+        "training": training,
         "versions": {name: version(name) for name in VERSIONS_OF},
         **results,
         "history": history,

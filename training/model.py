@@ -1,5 +1,6 @@
 """What is trained: a timm model with its start, the teacher it may learn from, and the loss."""
 
+import json
 from pathlib import Path
 
 import timm
@@ -48,19 +49,35 @@ def _load_what_fits(model: torch.nn.Module, file: Path) -> str:
     )
 
 
-def load_teacher(folder: str, split: str, seed: int, fingerprint: str, n: dict[str, int]) -> torch.nn.Module:
-    """Return the frozen model of a checkpoint of the same data, split and seed; raises `DataError` for any other.
+def load_teacher(folder: str, split: tuple) -> torch.nn.Module:
+    """Return the frozen model of a checkpoint of the same `split` (see `split_of`); raises `DataError` for any other.
 
     A teacher of another split may have seen the pictures its pupil is measured on.
     """
     teacher = load_checkpoint(folder)
-    metrics = teacher.metrics
-    if (metrics["split"], metrics["seed"]) != (split, seed) or (
-        metrics["data"]["fingerprint"],
-        metrics["data"]["n"],
-    ) != (fingerprint, n):
+    if split_of(teacher.metrics) != split:
         raise DataError(f"The teacher {folder} was trained on another split: it may have seen the test pictures.")
     return teacher.model
+
+
+def earlier_run(init_weights: str | None, split: tuple) -> dict | None:
+    """Return the metrics.json beside the starting weights, None where they are not from a run of ours.
+
+    Raises `DataError` where that run was on another split and this one is not just for comparison: it may have seen
+    the test pictures.
+    """
+    metrics = Path(init_weights or "").with_name("metrics.json") if init_weights else None
+    if metrics is None or not metrics.is_file():
+        return None
+    earlier = json.loads(metrics.read_text(encoding="utf-8"))
+    if split_of(earlier) != split and split[0] != "official":
+        raise DataError(f"{init_weights} was trained on another split: it may have seen the test pictures.")
+    return earlier
+
+
+def split_of(metrics: dict) -> tuple:
+    """Return what tells one split from another: its kind, seed, data and sizes, from the content of metrics.json."""
+    return metrics["split"], metrics["seed"], metrics["data"]["fingerprint"], metrics["data"]["n"]
 
 
 class Loss(torch.nn.Module):

@@ -31,7 +31,7 @@ from training.augment import augment
 from training.data import DataError, Scans, Splits, load_scans, split_scans
 from training.duplicates import duplicate_groups
 from training.loader import EpochSampler, ScanDataset, ToInput, evaluation_loader, train_loader
-from training.model import Loss, build_model, load_teacher
+from training.model import Loss, build_model, earlier_run, load_teacher
 from training.resume import clear_state, load_state, save_state
 
 
@@ -127,6 +127,10 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
     if not config.resume and accelerator.is_main_process:
         clear_state(output_dir)
     scans, groups, splits = load_data(config, accelerator)
+    sizes_of_splits = {name: len(indices) for name, indices in vars(splits).items()}
+    split = (config.split, config.seed, scans.fingerprint, sizes_of_splits)
+    earlier = earlier_run(config.init_weights, split)
+    teacher = load_teacher(config.teacher, split) if config.teacher else None
     with accelerator.main_process_first():
         model, start = build_model(
             config.model,
@@ -155,7 +159,7 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
     ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
     averaged = ema.module if ema else accelerator.unwrap_model(model)
-    loss_function = make_loss(config, scans, splits, sampler).to(accelerator.device)
+    loss_function = make_loss(config, scans, sampler, teacher).to(accelerator.device)
 
     progress = Progress()
     accelerator.register_for_checkpointing(progress, scheduler, *([ema] if ema else []))
@@ -179,7 +183,7 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
         save_state(accelerator, output_dir, progress.epoch)
     from training.finish import finish
 
-    finish(config, accelerator, averaged, preprocessing, scans, groups, splits, progress.history, start)
+    finish(config, accelerator, averaged, preprocessing, scans, groups, splits, progress.history, start, earlier)
 
 
 def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[Scans, np.ndarray, Splits]:
@@ -211,13 +215,11 @@ def make_scheduler(
     return get_cosine_schedule_with_warmup(optimizer, round(steps * config.warmup_fraction), steps)
 
 
-def make_loss(config: TrainConfig, scans: Scans, splits: Splits, sampler: EpochSampler) -> Loss:
+def make_loss(
+    config: TrainConfig, scans: Scans, sampler: EpochSampler, teacher: torch.nn.Module | None
+) -> Loss:
     counts = torch.tensor(np.bincount(scans.labels[list(sampler)], minlength=len(scans.label_names)))
     class_weights = counts.sum() / (len(counts) * counts) if config.class_weights else None
-    teacher = None
-    if config.teacher is not None:
-        sizes = {name: len(indices) for name, indices in vars(splits).items()}
-        teacher = load_teacher(config.teacher, config.split, config.seed, scans.fingerprint, sizes)
     return Loss(class_weights, config.label_smoothing, teacher, config.teacher_share)
 
 
