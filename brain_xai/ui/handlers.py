@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from brain_xai.checkpoint import CheckpointError, allowed_checkpoints, load_checkpoint
-from brain_xai.classifier import Classifier
+from brain_xai.classifier import Classifier, Notice
 from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain
 from brain_xai.overlay import overlay
 from brain_xai.preprocess import UnreadableImage, read_image
@@ -25,6 +25,8 @@ from brain_xai.ui.work import Work
 
 # Fast enough to run by itself after an upload; the other methods wait for a click.
 IMMEDIATE_METHOD = "grad_cam"
+# Of full colour, where nobody has chosen another.
+OPACITY = 0.7
 METRICS_SHOWN = ("split", "seed", "validation", "test")
 
 # An uploaded picture as gradio hands it over when its own decoder, which clips 16 bit and hides errors, is left out.
@@ -125,6 +127,7 @@ class Shows(NamedTuple):
 
 
 UNCHANGED = Shows(*[gr.skip()] * len(Shows._fields))
+RUNNING = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
 IDLE = {"start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
 NOTHING = {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None, **IDLE}
 
@@ -149,13 +152,17 @@ def show_new(image: Upload, checkpoint: str, opacity: float) -> tuple:
     return IMMEDIATE_METHOD, target, *show(image, checkpoint, IMMEDIATE_METHOD, "predicted", opacity)
 
 
+def waiting() -> Shows:
+    """Say that the work stands in line, and offer to cancel it."""
+    return UNCHANGED._replace(progress=texts.WAITING, **RUNNING)
+
+
 def show_stepwise(image: Upload, checkpoint: str, method: str, target: str, opacity: float) -> Iterator[Shows]:
     """Show the progress of a method that takes seconds, then its map; closing the iterator stops the work."""
     work = Work(lambda progress: _answer(image, checkpoint, method, target, opacity, progress))
-    running = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
     try:
         for done, total in work:
-            yield UNCHANGED._replace(progress=texts.progress(done, total), **running)
+            yield UNCHANGED._replace(progress=texts.progress(done, total), **RUNNING)
         yield work.result()
     finally:
         work.stop()
@@ -166,12 +173,11 @@ def cancelled() -> Shows:
     return UNCHANGED._replace(**IDLE | {"start": gr.update(visible=True)})
 
 
-def redraw(shown: Explanation | None, opacity: float) -> Any:
-    """Draw the visitor's map again with another opacity."""
+def redraw(shown: Explanation | None, opacity: float) -> tuple:
+    """Draw the visitor's map again with another opacity: the overlay, and a notice where there is none any more."""
     if shown is None:
-        gr.Info(texts.MAP_EXPIRED)
-        return gr.skip()
-    return _drawn(shown, opacity)
+        return gr.skip(), texts.refusal(texts.MAP_EXPIRED)
+    return _drawn(shown, opacity), gr.skip()
 
 
 def about_model(checkpoint: str) -> str:
@@ -207,7 +213,8 @@ def _answer(
         # Nothing of the picture before may stay beside the sentence.
         return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
     except MethodNotApplicable as reason:
-        prediction, notice = classifier.predict(scan), texts.refusal(str(reason))
+        prediction = classifier.predict(scan)
+        notice = texts.notices([Notice("method_not_applicable", str(reason)), *prediction.warnings])
         picture, caption, explanation = classifier.prepare(scan).view, "", None
     else:
         prediction, notice = explanation.prediction, texts.notices(explanation.prediction.warnings)
@@ -275,7 +282,7 @@ def _explain(
         raise Refusal(str(error)) from error
 
 
-def _drawn(explanation: Explanation, opacity: float = 0.7) -> Image.Image:
+def _drawn(explanation: Explanation, opacity: float = OPACITY) -> Image.Image:
     unit = METHODS[explanation.method].unit
     return overlay(explanation.view, explanation.attribution, explanation.scale, opacity, unit)
 

@@ -10,7 +10,7 @@ from brain_xai.checkpoint import BUNDLED, allowed_checkpoints
 from brain_xai.explain import METHODS
 from brain_xai.ui import handlers, texts
 from brain_xai.ui.phantoms import phantoms
-from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS, sweeping, use_own_folder
+from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS, make_gradio_forget, sweeping
 
 # Two lanes, because handlers in one lane wait for each other and a machine of two cores can compute two things at once:
 # an answer takes well under a second, so one after the other is quickest for all; maps that take seconds queue among
@@ -50,7 +50,7 @@ def build_page() -> gr.Blocks:
     allowed = allowed_checkpoints()
     if not allowed:
         raise SystemExit(texts.NO_CHECKPOINT)
-    use_own_folder()
+    make_gradio_forget()
     handlers.warm_up()
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
         _page(allowed)
@@ -95,7 +95,7 @@ def _page(allowed: list[str]) -> None:
                 alt_text=texts.OVERLAY_LABEL,
                 elem_id="overlay",
             )
-            opacity = gr.Slider(0, 1, value=0.7, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
+            opacity = gr.Slider(0, 1, value=handlers.OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
             with gr.Row():
                 method = gr.Radio(
                     [(method.title, method.key) for method in METHODS.values()],
@@ -124,9 +124,6 @@ def _page(allowed: list[str]) -> None:
                 elem_id="examples",
             )
             gr.Markdown(texts.PRIVACY, elem_classes="fine-print")
-        with gr.Column(scale=3, min_width=300):
-            with gr.Accordion(texts.HOW_TO_READ):
-                gr.Markdown(_reading())
             with gr.Accordion(texts.ABOUT_MODEL):
                 checkpoint = gr.Dropdown(
                     allowed,
@@ -136,44 +133,36 @@ def _page(allowed: list[str]) -> None:
                     elem_id="checkpoint",
                 )
                 model_card = gr.Markdown(handlers.about_model(allowed[0]))
+        with gr.Column(scale=3, min_width=300), gr.Accordion(texts.HOW_TO_READ):
+            gr.Markdown(_reading())
 
     # The map on show: kept in memory for this visitor alone, so that another opacity needs no new computation.
     shown = gr.State(time_to_live=KEPT_SECONDS)
     shows = [notice, answer, reasons, probabilities, accuracy, overlay, caption, shown, start, cancel, progress]
     question = [picture, checkpoint, method, target, opacity]
 
-    stepwise = start.click(handlers.show_stepwise, question, shows, show_progress="hidden", **PAGE, **SLOW)
-    cancel.click(handlers.cancelled, None, shows, cancels=stepwise, queue=False, show_progress="hidden", **PAGE)
+    at_once = {"queue": False, "show_progress": "hidden", **PAGE}
+    stepwise = start.click(handlers.waiting, None, shows, **at_once).then(
+        handlers.show_stepwise, question, shows, show_progress="hidden", **PAGE, **SLOW
+    )
+    cancel.click(handlers.cancelled, None, shows, cancels=stepwise, **at_once)
     # A new question makes the map that is being computed for the old one worthless.
-    new = {"cancels": stepwise, "show_progress": "minimal", "show_progress_on": [notice], **PAGE}
+    new = {"cancels": stepwise, "show_progress": "minimal", "show_progress_on": [notice, probabilities], **PAGE}
     for changed in (picture.change, checkpoint.input):
         changed(handlers.show_new, [picture, checkpoint, opacity], [method, target, *shows], **new, **QUICK)
     for changed in (method.input, target.input):
         changed(handlers.show, question, shows, **new, **QUICK)
-    checkpoint.input(handlers.about_model, checkpoint, model_card, queue=False, show_progress="hidden", **PAGE)
-    opacity.input(
-        handlers.redraw,
-        [shown, opacity],
-        overlay,
-        queue=False,
-        show_progress="hidden",
-        trigger_mode="always_last",
-        **PAGE,
-    )
+    checkpoint.input(handlers.about_model, checkpoint, model_card, **at_once)
+    opacity.input(handlers.redraw, [shown, opacity], [overlay, notice], trigger_mode="always_last", **at_once)
 
 
 def _endpoints() -> None:
     """Define the public API: hidden components, because they give it its types, defaults and files that are deleted."""
     with gr.Column(visible=False):
         image = gr.Image(type="filepath", image_mode=None, label="image")
-        checkpoint, method, target = (
-            gr.Textbox(value, label=label)
-            for value, label in (
-                ("default", "checkpoint"),
-                (handlers.IMMEDIATE_METHOD, "method"),
-                ("predicted", "target"),
-            )
-        )
+        checkpoint = gr.Textbox("default", label="checkpoint")
+        method = gr.Textbox(handlers.IMMEDIATE_METHOD, label="method")
+        target = gr.Textbox("predicted", label="target")
         overlay = gr.Image(format="png", label="overlay")
         attribution = gr.File(label="attribution")
         facts = gr.JSON(label="facts")

@@ -14,12 +14,16 @@ KEPT_MINUTES = 15
 SWEEP_SECONDS = 60
 
 
-def use_own_folder() -> Path:
-    """Make gradio put every file into a new folder, which ends with the process, and return it."""
-    folder = Path(tempfile.mkdtemp(prefix="brain-xai-"))
+def make_gradio_forget() -> None:
+    """Give gradio a new folder for its files, which ends with the process, and stop it counting who asks what when.
+
+    Must run before a page is built: gradio reads these settings then.
+    """
+    folder = tempfile.mkdtemp(prefix="brain-xai-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    return folder
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also spares the import of pandas
 
 
 def sweep(folder: Path, keep: Collection[str], seconds: float) -> None:

@@ -32,6 +32,7 @@ ABOUT_MODEL = "About this model"
 HOW_TO_READ = "How to read the colours"
 START = "Compute this map (takes some seconds)"
 CANCEL = "Cancel"
+WAITING = "Waiting for its turn …"
 
 READING = """
 - **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the colour, the

@@ -22,7 +22,7 @@ class Work(Generic[Result]):
     def __init__(self, function: Callable[[Callable[[int, int], None]], Result]):
         self._stopped = threading.Event()
         self._steps: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
-        pool = ThreadPoolExecutor(max_workers=1)
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work")
         self._future: Future[Result] = pool.submit(function, self._progress)
         self._future.add_done_callback(lambda _: self._steps.put(None))
         pool.shutdown(wait=False)  # the thread ends with its work
