@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def served(*checkpoints: str) -> Iterator[tuple[gr.Blocks, str]]:
     before = dict(os.environ)
     os.environ["BRAIN_XAI_CHECKPOINTS"] = ",".join(checkpoints)
     try:
-        page, address = asyncio.run(start())
+        with ThreadPoolExecutor() as pool:  # playwright keeps a loop of its own running in the main thread
+            page, address = pool.submit(asyncio.run, start()).result()
         yield page, address
         page.close(verbose=False)
     finally:

@@ -161,9 +161,7 @@ def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -
     return {method: scale for method, scale in scales.items() if scale > 0}
 
 
-def measure(
-    logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.ndarray, config: "TrainConfig"
-) -> dict:
+def measure(logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.ndarray, config: "TrainConfig") -> dict:
     """Return every metric of one split from calibrated logits [n, classes]."""
     names = scans.label_names
     return ClassificationMetrics(keep_in_memory=True).compute(

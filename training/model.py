@@ -99,9 +99,7 @@ class Loss(torch.nn.Module):
         self.teacher, self.teacher_share = teacher, teacher_share
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(
-            logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing
-        )
+        loss = F.cross_entropy(logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
         if self.teacher is None:
             return loss
         with torch.no_grad():

@@ -192,9 +192,7 @@ def load_data(config: TrainConfig, accelerator: Accelerator) -> tuple[Scans, np.
         scans = load_scans(config.data_dir, config.dataset, config.kaggle, size=config.epoch_sizes[-1])
     groups = [duplicate_groups(scans.thumbnails) if accelerator.is_main_process else None]
     (groups,) = broadcast_object_list(groups)
-    splits = split_scans(
-        scans, groups, config.split, config.seed, config.validation_fraction, config.test_fraction
-    )
+    splits = split_scans(scans, groups, config.split, config.seed, config.validation_fraction, config.test_fraction)
     for file, reason in scans.left_out:
         accelerator.print(f"left out: {file} ({reason})")
     for name, indices in vars(splits).items():
@@ -215,9 +213,7 @@ def make_scheduler(
     return get_cosine_schedule_with_warmup(optimizer, round(steps * config.warmup_fraction), steps)
 
 
-def make_loss(
-    config: TrainConfig, scans: Scans, sampler: EpochSampler, teacher: torch.nn.Module | None
-) -> Loss:
+def make_loss(config: TrainConfig, scans: Scans, sampler: EpochSampler, teacher: torch.nn.Module | None) -> Loss:
     counts = torch.tensor(np.bincount(scans.labels[list(sampler)], minlength=len(scans.label_names)))
     class_weights = counts.sum() / (len(counts) * counts) if config.class_weights else None
     return Loss(class_weights, config.label_smoothing, teacher, config.teacher_share)
