@@ -14,7 +14,7 @@ def make_scan(label: str, seed: int, side: int = 64) -> Image.Image:
     random = np.random.default_rng([LABELS.index(label), seed])
     image = Image.new("L", (64, 64))
     draw = ImageDraw.Draw(image)
-    left, top, right, bottom = random.integers(-3, 4, size=4) + (8, 4, 56, 60)
+    left, top, right, bottom = np.array((8, 4, 56, 60)) + random.integers(-3, 4, size=4)
     draw.ellipse((left, top, right, bottom), fill=int(random.integers(60, 110)), outline=200, width=2)
     for x, y, width, height in random.integers((14, 12, 3, 3), (46, 48, 16, 16), size=(14, 4)):
         draw.ellipse((x, y, x + width, y + height), fill=int(random.integers(10, 170)))
