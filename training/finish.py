@@ -75,7 +75,9 @@ def finish(
         name: measure(predict(on_device, scans, indices, to_input) / temperature, scans, groups, indices, config)
         for name, indices in (("validation", splits.validation), ("test", splits.test))
     }
-    commands = [shlex.join(["accelerate", "launch", "training/train.py", *sys.argv[1:]])]
+    # A resumed run ends as one that was never stopped, so its command is that one's.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    commands = [shlex.join(["accelerate", "launch", "training/train.py", *arguments])]
     training = describe_training(history, speed, accelerator)
     if earlier is not None:
         commands.insert(0, earlier["command"])

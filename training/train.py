@@ -252,7 +252,8 @@ def train_epoch(
         if accelerator.sync_gradients:
             scheduler.step()
             if ema is not None:
-                ema.update(accelerator.unwrap_model(model))
+                # Without the step timm leaves out its warm-up, and the average holds on to the random start.
+                ema.update(accelerator.unwrap_model(model), step=scheduler.last_epoch)
         seen, loss_sum = seen + len(labels), loss_sum + loss.item() * len(labels)
         correct += (logits.argmax(dim=1) == labels).sum().item()
         ready = time.perf_counter()
