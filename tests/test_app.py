@@ -229,20 +229,20 @@ def test_work_reports_its_steps_and_its_result():
             progress(done, 3)
         return "done"
 
-    work = Work(count)
+    work = Work(count, threading.Event())
     assert list(work) == [(0, 3), (1, 3), (2, 3)]
     assert work.result() == "done"
 
 
 def test_work_passes_on_what_is_raised():
-    work = Work(lambda progress: 1 / 0)
+    work = Work(lambda progress: 1 / 0, threading.Event())
     assert list(work) == []
     with pytest.raises(ZeroDivisionError):
         work.result()
 
 
 def test_stopped_work_ends_at_its_next_step():
-    first_step, go_on = threading.Event(), threading.Event()
+    first_step, go_on, stopped = threading.Event(), threading.Event(), threading.Event()
     steps = []
 
     def count(progress):
@@ -252,9 +252,9 @@ def test_stopped_work_ends_at_its_next_step():
             first_step.set()
             assert go_on.wait(5)
 
-    work = Work(count)
+    work = Work(count, stopped)
     assert first_step.wait(5)
-    work.stop()
+    stopped.set()
     go_on.set()
     with pytest.raises(Cancelled):
         work.result()
@@ -262,7 +262,7 @@ def test_stopped_work_ends_at_its_next_step():
 
 
 def test_closing_the_page_or_cancelling_stops_occlusion_within_a_batch(scan, slow, app):
-    running = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7)
+    running = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, threading.Event())
     shown = next(running)
     assert "% done" in shown.progress
     start = time.monotonic()
@@ -271,6 +271,28 @@ def test_closing_the_page_or_cancelling_stops_occlusion_within_a_batch(scan, slo
     assert working_threads()
     running.close()  # what gradio does on a cancel, and when a visitor leaves
     assert wait_until(lambda: not working_threads(), 3 * batch + 1)
+
+
+def test_a_cancelled_map_never_reaches_the_page(scan, slow, app):
+    running = threading.Event()
+    steps = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, running)
+    next(steps)
+    ready = handlers.cancel(running)
+    assert ready.start["visible"] is True
+    assert ready.cancel["visible"] is False
+    last = list(steps)[-1]
+    assert last == handlers.UNCHANGED._replace(progress="")
+    assert list(handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, None)) == []
+
+
+def test_a_new_question_stops_the_map_for_the_one_before(scan, app):
+    for ask in (
+        lambda running: handlers.show_new(None, "default", 0.7, running),
+        lambda running: handlers.show(upload(scan), "default", "occlusion", "glioma", 0.7, running),
+    ):
+        running = threading.Event()
+        ask(running)
+        assert running.is_set()
 
 
 def test_cancelling_the_job_stops_explain_on_the_server(client, scan, slow):
@@ -295,7 +317,7 @@ def test_a_slow_map_of_one_visitor_does_not_hold_up_another(address, client, sca
 
 
 def test_without_a_picture_there_is_nothing_to_see(app):
-    method, target, *shown = handlers.show_new(None, "default", 0.7)
+    method, target, *shown = handlers.show_new(None, "default", 0.7, None)
     shown = handlers.Shows(*shown)
     assert method == "grad_cam"
     assert target["value"] == "predicted"
@@ -305,7 +327,7 @@ def test_without_a_picture_there_is_nothing_to_see(app):
 
 
 def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
-    _, target, *shown = handlers.show_new(upload(scan), "default", 0.7)
+    _, target, *shown = handlers.show_new(upload(scan), "default", 0.7, None)
     shown = handlers.Shows(*shown)
     prediction = load_checkpoint(tiny).predict(scan)
     assert shown.probabilities == {texts.label_text(label): p for label, p in prediction.probabilities.items()}
@@ -319,14 +341,13 @@ def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
 
 
 def test_a_slow_method_waits_for_its_button(app, scan):
-    shown = handlers.show(upload(scan), "default", "occlusion", "predicted", 0.7)
+    shown = handlers.show(upload(scan), "default", "occlusion", "predicted", 0.7, None)
     assert shown.start["visible"] is True
     assert shown.shown == gr.skip()  # the map before stays
 
 
 def test_occlusion_is_shown_after_its_last_step(app, scan):
-    *steps, last = handlers.show_stepwise(upload(scan), "default", "occlusion", "meningioma", 0.7)
-    assert all(step.cancel["visible"] for step in steps)
+    *steps, last = handlers.show_stepwise(upload(scan), "default", "occlusion", "meningioma", 0.7, threading.Event())
     assert steps[-1].progress.endswith("100 % done</span>")
     assert last.shown.method == "occlusion"
     assert last.shown.label == "meningioma"
@@ -337,8 +358,10 @@ def test_occlusion_is_shown_after_its_last_step(app, scan):
 def test_a_refused_picture_takes_the_answer_before_off_the_page(app, tmp_path):
     (tmp_path / "scan.png").write_bytes(b"")
     for shown in (
-        handlers.Shows(*handlers.show_new(upload(tmp_path / "scan.png"), "default", 0.7)[2:]),
-        *handlers.show_stepwise(upload(tmp_path / "scan.png"), "default", "occlusion", "predicted", 0.7),
+        handlers.Shows(*handlers.show_new(upload(tmp_path / "scan.png"), "default", 0.7, None)[2:]),
+        *handlers.show_stepwise(
+            upload(tmp_path / "scan.png"), "default", "occlusion", "predicted", 0.7, threading.Event()
+        ),
     ):
         assert "The file is empty." in shown.notice
         assert 'role="alert"' in shown.notice
@@ -347,7 +370,7 @@ def test_a_refused_picture_takes_the_answer_before_off_the_page(app, tmp_path):
 
 
 def test_where_a_method_cannot_work_the_answer_is_shown_all_the_same(app, scan, transformer):
-    shown = handlers.Shows(*handlers.show_new(upload(scan), transformer, 0.7)[2:])
+    shown = handlers.Shows(*handlers.show_new(upload(scan), transformer, 0.7, None)[2:])
     assert sum(shown.probabilities.values()) == pytest.approx(1)
     assert "test_vit has none" in shown.notice
     assert shown.overlay.size == (160, 160)
@@ -355,7 +378,7 @@ def test_where_a_method_cannot_work_the_answer_is_shown_all_the_same(app, scan, 
 
 
 def test_opacity_redraws_without_computing(app, scan, monkeypatch):
-    explanation = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7)[2:]).shown
+    explanation = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, None)[2:]).shown
     strong, _ = handlers.redraw(explanation, 1.0)
     none, _ = handlers.redraw(explanation, 0.0)
     assert ImageChops.difference(strong, none).getbbox()

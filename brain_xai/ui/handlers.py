@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -64,11 +65,13 @@ async def explain_scan(
     image: Upload, checkpoint: str = "default", method: str = "grad_cam", target: str | int = "predicted"
 ) -> tuple[Image.Image, str, dict]:
     """Answer /explain; a caller who cancels the job ends the work on the server, too."""
-    work = Work(lambda progress: _explain_scan(image, checkpoint, method, target, progress))
+    stopped = threading.Event()
     try:
-        return await work.finished()
+        return await Work(
+            lambda progress: _explain_scan(image, checkpoint, method, target, progress), stopped
+        ).finished()
     finally:
-        work.stop()
+        stopped.set()
 
 
 def checkpoints() -> list[dict]:
@@ -111,7 +114,10 @@ def _explain_scan(image: Upload, checkpoint: str, method: str, target: str | int
 
 
 class Shows(NamedTuple):
-    """All that a handler changes on the page, in the order of the page's outputs."""
+    """All that a handler changes on the page, in the order of the page's outputs.
+
+    `shown` is the visitor's map, `running` the event that stops the one being computed.
+    """
 
     notice: Any
     answer: Any
@@ -121,27 +127,31 @@ class Shows(NamedTuple):
     overlay: Any
     caption: Any
     shown: Any
+    running: Any
     start: Any
     cancel: Any
     progress: Any
 
 
 UNCHANGED = Shows(*[gr.skip()] * len(Shows._fields))
-RUNNING = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
-IDLE = {"start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
-NOTHING = {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None, **IDLE}
+IDLE = {"running": None, "start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
+READY = IDLE | {"start": gr.update(visible=True)}
+NOTHING = IDLE | {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None}
 
 
-def show(image: Upload, checkpoint: str, method: str, target: str, opacity: float) -> Shows:
+def show(
+    image: Upload, checkpoint: str, method: str, target: str, opacity: float, running: threading.Event | None
+) -> Shows:
     """Show the answer and its map for a picture; a method that takes seconds only offers its button."""
+    _stop(running)  # what is being computed answers the question before
     if not image:
         return UNCHANGED._replace(notice=texts.empty_result(), **NOTHING)
     if method != IMMEDIATE_METHOD:
-        return UNCHANGED._replace(**IDLE | {"start": gr.update(visible=True)})
+        return UNCHANGED._replace(**READY)
     return _answer(image, checkpoint, method, target, opacity)
 
 
-def show_new(image: Upload, checkpoint: str, opacity: float) -> tuple:
+def show_new(image: Upload, checkpoint: str, opacity: float, running: threading.Event | None) -> tuple:
     """Start afresh with a new picture or checkpoint: method and class first, then what `show` shows."""
     try:
         labels = _classifier(checkpoint).label_names
@@ -149,28 +159,38 @@ def show_new(image: Upload, checkpoint: str, opacity: float) -> tuple:
         labels = ()
     choices = [(texts.PREDICTED, "predicted"), *((texts.label_text(label), label) for label in labels)]
     target = gr.update(choices=choices, value="predicted")
-    return IMMEDIATE_METHOD, target, *show(image, checkpoint, IMMEDIATE_METHOD, "predicted", opacity)
+    return IMMEDIATE_METHOD, target, *show(image, checkpoint, IMMEDIATE_METHOD, "predicted", opacity, running)
 
 
-def waiting() -> Shows:
-    """Say that the work stands in line, and offer to cancel it."""
-    return UNCHANGED._replace(progress=texts.WAITING, **RUNNING)
+def stand_in_line() -> Shows:
+    """Say that a map is about to be computed, and offer to cancel it."""
+    buttons = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
+    return UNCHANGED._replace(running=threading.Event(), progress=texts.WAITING, **buttons)
 
 
-def show_stepwise(image: Upload, checkpoint: str, method: str, target: str, opacity: float) -> Iterator[Shows]:
-    """Show the progress of a method that takes seconds, then its map; closing the iterator stops the work."""
-    work = Work(lambda progress: _answer(image, checkpoint, method, target, opacity, progress))
+def show_stepwise(
+    image: Upload, checkpoint: str, method: str, target: str, opacity: float, running: threading.Event | None
+) -> Iterator[Shows]:
+    """Show the progress of a method that takes seconds, then its map.
+
+    Ends without one when `running` is set; closing the iterator, which gradio does when a visitor leaves, sets it.
+    """
+    if running is None:  # cancelled before it began
+        return
+    work = Work(lambda progress: _answer(image, checkpoint, method, target, opacity, progress), running)
     try:
+        # A last step may reach the page after the visitor has cancelled, so steps touch nothing but the bar.
         for done, total in work:
-            yield UNCHANGED._replace(progress=texts.progress(done, total), **RUNNING)
-        yield work.result()
+            yield UNCHANGED._replace(progress=texts.progress(done, total))
+        yield UNCHANGED._replace(progress="") if running.is_set() else work.result()
     finally:
-        work.stop()
+        running.set()
 
 
-def cancelled() -> Shows:
-    """Tidy up after the visitor stopped the work."""
-    return UNCHANGED._replace(**IDLE | {"start": gr.update(visible=True)})
+def cancel(running: threading.Event | None) -> Shows:
+    """Stop the map that is being computed; the one before stays."""
+    _stop(running)
+    return UNCHANGED._replace(**READY)
 
 
 def redraw(shown: Explanation | None, opacity: float) -> tuple:
@@ -234,6 +254,11 @@ def _answer(
 
 
 # Both
+
+
+def _stop(running: threading.Event | None) -> None:
+    if running:
+        running.set()
 
 
 def _classifier(checkpoint: str) -> Classifier:

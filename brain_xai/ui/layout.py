@@ -136,22 +136,23 @@ def _page(allowed: list[str]) -> None:
         with gr.Column(scale=3, min_width=300), gr.Accordion(texts.HOW_TO_READ):
             gr.Markdown(_reading())
 
-    # The map on show: kept in memory for this visitor alone, so that another opacity needs no new computation.
-    shown = gr.State(time_to_live=KEPT_SECONDS)
-    shows = [notice, answer, reasons, probabilities, accuracy, overlay, caption, shown, start, cancel, progress]
-    question = [picture, checkpoint, method, target, opacity]
+    # In memory, for this visitor alone: the map on show, so that another opacity needs no new computation, and what
+    # stops the one being computed. Gradio's own `cancels` drops the browser's connection, which may then show "Error".
+    shown, running = (gr.State(time_to_live=KEPT_SECONDS) for _ in range(2))
+    buttons = [start, cancel, progress]
+    shows = [notice, answer, reasons, probabilities, accuracy, overlay, caption, shown, running, *buttons]
+    question = [picture, checkpoint, method, target, opacity, running]
 
     at_once = {"queue": False, "show_progress": "hidden", **PAGE}
-    stepwise = start.click(handlers.waiting, None, shows, **at_once).then(
+    start.click(handlers.stand_in_line, None, shows, **at_once).then(
         handlers.show_stepwise, question, shows, show_progress="hidden", **PAGE, **SLOW
     )
-    cancel.click(handlers.cancelled, None, shows, cancels=stepwise, **at_once)
-    # A new question makes the map that is being computed for the old one worthless.
-    new = {"cancels": stepwise, "show_progress": "minimal", "show_progress_on": [notice, probabilities], **PAGE}
+    cancel.click(handlers.cancel, running, shows, **at_once)
+    new = {"show_progress": "minimal", "show_progress_on": [notice, probabilities], **PAGE, **QUICK}
     for changed in (picture.change, checkpoint.input):
-        changed(handlers.show_new, [picture, checkpoint, opacity], [method, target, *shows], **new, **QUICK)
+        changed(handlers.show_new, [picture, checkpoint, opacity, running], [method, target, *shows], **new)
     for changed in (method.input, target.input):
-        changed(handlers.show, question, shows, **new, **QUICK)
+        changed(handlers.show, question, shows, **new)
     checkpoint.input(handlers.about_model, checkpoint, model_card, **at_once)
     opacity.input(handlers.redraw, [shown, opacity], [overlay, notice], trigger_mode="always_last", **at_once)
 

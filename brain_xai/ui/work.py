@@ -13,14 +13,14 @@ Result = TypeVar("Result")
 
 
 class Work(Generic[Result]):
-    """A running `function(progress)`; `progress(done, total)` passes its steps on, or stops it once it was told to.
+    """A running `function(progress)`; its `progress(done, total)` passes steps on, and raises `Cancelled` once stopped.
 
     Iterate over it to get each (done, total) and, after the last, ask for `result()`; or await `finished()`.
-    Raises what the function raises. Call `stop()` when the result is no longer wanted.
+    Both raise what the function raises. Whoever sets `stopped` ends the work at its next step.
     """
 
-    def __init__(self, function: Callable[[Callable[[int, int], None]], Result]):
-        self._stopped = threading.Event()
+    def __init__(self, function: Callable[[Callable[[int, int], None]], Result], stopped: threading.Event):
+        self._stopped = stopped
         self._steps: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work")
         self._future: Future[Result] = pool.submit(function, self._progress)
@@ -35,9 +35,6 @@ class Work(Generic[Result]):
 
     async def finished(self) -> Result:
         return await asyncio.wrap_future(self._future)
-
-    def stop(self) -> None:
-        self._stopped.set()
 
     def _progress(self, done: int, total: int) -> None:
         if self._stopped.is_set():
