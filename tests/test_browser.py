@@ -1,6 +1,7 @@
 """A visitor in a real browser: from the upload to the map, with no internet, beside another visitor."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,18 @@ def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
     page.locator("#start").click()
     page.get_by_text("Occlusion for").wait_for(timeout=60_000)
     assert page.locator("#overlay img").get_attribute("src") != grad_cam
+
+
+def test_leaving_the_page_stops_the_work(visit, scan):
+    page = visit()
+    choose(page, scan)
+    page.locator("#method").get_by_text("Occlusion").click()
+    page.locator("#start").click()
+    page.locator("#progress progress").wait_for()
+    [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("work")]
+    page.close()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):
