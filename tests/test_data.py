@@ -1,3 +1,4 @@
+import datasets
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -149,6 +150,26 @@ def test_a_class_missing_from_a_split_is_named():
     scans = made_up([0, 1, 2, 2] * 10, ["train"] * 32 + ["test"] * 8)
     with pytest.raises(DataError, match="pituitary"):
         split_scans(scans, np.arange(40), "purged")
+
+
+def test_a_data_set_as_the_hub_holds_it(tmp_path):
+    """Parquet files with an image and a class column of any name, read through the same call as a Hub id."""
+    features = datasets.Features(picture=datasets.Image(), finding=datasets.ClassLabel(names=list(LABELS)))
+    for split, seeds in (("train", range(4)), ("test", range(4, 6))):
+        rows = [(make_scan(label, seed), label) for seed in seeds for label in LABELS]
+        pictures, findings = map(list, zip(*rows, strict=True))
+        table = datasets.Dataset.from_dict({"picture": pictures, "finding": findings}, features=features)
+        table.to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    scans = load_scans(dataset=str(tmp_path), size=64)
+    assert scans.label_names == LABELS
+    assert (scans.official_split == "test").sum() == 8
+    np.testing.assert_array_equal(scans.pixels[1], np.asarray(make_scan("meningioma", 0)))
+
+
+def test_a_data_set_without_classes_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="one column of images and one of class labels; it has text"):
+        load_scans(dataset=str(tmp_path))
 
 
 def test_real_scans(data_root):
