@@ -3,9 +3,13 @@
 import io
 import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import gradio as gr
 import httpx
@@ -25,7 +29,7 @@ from brain_xai.ui.phantoms import phantoms
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
 from brain_xai.ui.work import Work
 from tests.scans import make_scan
-from tests.served import METRICS, save_tiny_checkpoint, served
+from tests.served import METRICS, free_port, save_tiny_checkpoint, served
 
 LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 
@@ -334,7 +338,8 @@ def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
     assert shown.shown.method == "grad_cam"
     assert shown.shown.label == prediction.label
     assert texts.label_text(prediction.label) in shown.caption
-    assert "95.1 % of 1,311 test scans (95 % interval 93.9 % to 96.2 %)" in shown.accuracy
+    accuracy = shown.accuracy.replace("\N{NO-BREAK SPACE}", " ")
+    assert "95.1 % of 1,311 test scans (95 % interval 93.9 % to 96.2 %)" in accuracy
     assert shown.answer["visible"] is shown.reasons["visible"] is True
     assert [value for _, value in target["choices"]] == ["predicted", *LABELS]
     assert ("no tumour", "notumor") in target["choices"]
@@ -395,7 +400,7 @@ def test_a_map_that_has_been_deleted_is_said_to_be(app):
 
 def test_the_model_is_described_with_its_numbers_and_revision(app, tiny):
     text = handlers.about_model("default")
-    assert "95.1 %" in text
+    assert "95.1\N{NO-BREAK SPACE}%" in text
     assert "No copy of a test scan was used for training" in text
     assert load_checkpoint(tiny).info.revision in text
 
@@ -472,6 +477,16 @@ def test_after_sweeping_only_the_examples_are_left_and_the_app_works_on(page, cl
     assert client.predict(image=handle_file(scan), api_name="/predict")["label"] in LABELS
 
 
+def test_the_app_sweeps_by_itself(tiny, scan, monkeypatch):
+    monkeypatch.setattr("brain_xai.ui.privacy.SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr("brain_xai.ui.privacy.KEPT_MINUTES", 0)
+    with served(tiny) as (page, address):
+        [path] = httpx.post(f"{address}gradio_api/upload", files={"files": scan.read_bytes()}).json()
+        assert Path(path).is_relative_to(page.app.uploaded_file_dir)
+        assert wait_until(lambda: not Path(path).parent.exists(), 5)
+        assert len(list(Path(page.app.uploaded_file_dir).rglob("*.png"))) >= len(phantoms())
+
+
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": "1000000"}
 
 
@@ -492,9 +507,25 @@ def test_nothing_about_a_visitor_is_logged(client, scan, capfd):
     assert captured.out + captured.err == ""
 
 
-def test_the_folder_ends_with_the_process(page):
-    assert Path(os.environ.get("GRADIO_TEMP_DIR", "")) != Path(page.app.uploaded_file_dir).parent
-    assert Path(page.app.uploaded_file_dir).name.startswith("brain-xai-")
+def test_app_py_serves_and_leaves_nothing_behind(tiny, scan, tmp_path):
+    port = free_port()
+    settings = {"BRAIN_XAI_CHECKPOINTS": tiny, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, Path(__file__).parent.parent / "app.py"]
+    with subprocess.Popen(command, env=os.environ | settings, stdout=PIPE, stderr=STDOUT, text=True) as app:
+        try:
+            assert wait_until(lambda: app.poll() is not None or is_served(port), 60)
+            upload = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": scan.read_bytes()})
+            assert Path(upload.json()[0]).is_file()
+        finally:
+            app.terminate()
+            printed, _ = app.communicate(timeout=30)
+    assert not list(tmp_path.glob("brain-xai-*"))
+    assert "Traceback" not in printed
+
+
+def is_served(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_attribution_is_not_written_twice(page, client, scan):

@@ -5,7 +5,10 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -21,6 +24,9 @@ def make_gradio_forget() -> None:
     """
     folder = tempfile.mkdtemp(prefix="brain-xai-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if threading.current_thread() is threading.main_thread():
+        # Docker and systemd stop a server by SIGTERM, which would skip the line above.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also spares the import of pandas

@@ -142,4 +142,4 @@ def about_model(info: CheckpointInfo, metrics: Mapping) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
