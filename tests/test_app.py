@@ -405,6 +405,10 @@ def test_the_model_is_described_with_its_numbers_and_revision(app, tiny):
     assert load_checkpoint(tiny).info.revision in text
 
 
+def test_a_number_from_a_leaky_split_says_so():
+    assert "flatters the model" in texts.accuracy(METRICS | {"split": "official"})
+
+
 def test_a_model_without_numbers_is_a_demonstration():
     text = texts.about_model(CheckpointInfo("org/model", "abc", "resnet18"), {})
     assert "Nobody has measured" in text

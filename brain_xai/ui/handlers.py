@@ -66,10 +66,9 @@ async def explain_scan(
 ) -> tuple[Image.Image, str, dict]:
     """Answer /explain; a caller who cancels the job ends the work on the server, too."""
     stopped = threading.Event()
+    work = Work(lambda progress: _explain_scan(image, checkpoint, method, target, progress), stopped)
     try:
-        return await Work(
-            lambda progress: _explain_scan(image, checkpoint, method, target, progress), stopped
-        ).finished()
+        return await work.finished()
     finally:
         stopped.set()
 
@@ -87,7 +86,9 @@ def checkpoints() -> list[dict]:
     return listed
 
 
-def _explain_scan(image: Upload, checkpoint: str, method: str, target: str | int, progress: Callable):
+def _explain_scan(
+    image: Upload, checkpoint: str, method: str, target: str | int, progress: Callable[[int, int], None]
+) -> tuple[Image.Image, str, dict]:
     start = time.perf_counter()
     try:
         explanation = _explain(_classifier(checkpoint), _scan(image), method, target, progress)

@@ -104,7 +104,8 @@ def empty_result() -> str:
 
 def progress(done: int, total: int) -> str:
     """Return a progress bar as HTML."""
-    return f'<progress value="{done}" max="{total}"></progress> <span>{round(100 * done / total)} % done</span>'
+    bar = f'<progress value="{done}" max="{total}" aria-label="Progress"></progress>'
+    return f"{bar} <span>{round(100 * done / total)} % done</span>"
 
 
 def notices(warnings: Sequence[Notice]) -> str:
@@ -118,27 +119,27 @@ def refusal(sentence: str) -> str:
 
 
 def accuracy(metrics: Mapping) -> str:
-    """Say how often the model was right on test scans, with interval and number, from the content of metrics.json."""
+    """Say how often the model was right on which test scans, from the content of metrics.json."""
     measured = metrics.get("test", {}).get("accuracy")
     if measured is None:
         return "Nobody has measured how often this model is right. Take its answer as a demonstration only."
-    return (
+    sentence = (
         f"This model was right on {_percent(measured['value'])} of {metrics['test']['n']:,} test scans "
-        f"(95 % interval {_percent(measured['low'])} to {_percent(measured['high'])})."
+        f"(95\N{NO-BREAK SPACE}% interval {_percent(measured['low'])} to {_percent(measured['high'])})."
     )
+    return f"{sentence} {SPLIT_TEXTS.get(metrics.get('split'), '')}".strip()
 
 
 def about_model(info: CheckpointInfo, metrics: Mapping) -> str:
     """Describe a checkpoint in Markdown."""
-    sentences = [accuracy(metrics)]
+    text = accuracy(metrics)
     missed = metrics.get("test", {}).get("tumour_miss_rate")
     if missed:
-        sentences.append(
-            f"It called {_percent(missed['value'])} of the scans with a tumour free of one "
+        text += (
+            f" It called {_percent(missed['value'])} of the scans with a tumour free of one "
             f"({_percent(missed['low'])} to {_percent(missed['high'])})."
         )
-    sentences.append(SPLIT_TEXTS.get(metrics.get("split"), ""))
-    return f"{' '.join(sentences).strip()}\n\n`{info.id}` · {info.architecture} · revision `{info.revision}`"
+    return f"{text}\n\n`{info.id}` · {info.architecture} · revision `{info.revision}`"
 
 
 def _percent(share: float) -> str:
