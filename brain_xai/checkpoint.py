@@ -94,7 +94,9 @@ def load_checkpoint(checkpoint: str | os.PathLike = "default") -> Classifier:
     """
     name = os.fspath(checkpoint)
     if name == "default":
-        name = allowed_checkpoints()[0]
+        name = next(iter(allowed_checkpoints()), "")
+        if not name:
+            raise CheckpointError("No checkpoint is bundled. Name one: a folder, or org/repo on the Hub.")
     if name.startswith("bundled/"):
         folder, revision = BUNDLED / Path(name).name, None
         if not (folder / WEIGHTS).is_file():
