@@ -278,12 +278,16 @@ def validate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
     was_training = model.training
     model.eval()
     gathered = []
-    for pixels, labels, _ in loader:
+    for pixels, labels, indices in loader:
         with accelerator.autocast():
             logits = model(to_input(pixels.float() / 255))
-        gathered.append(accelerator.gather_for_metrics((logits.float(), labels)))
+        gathered.append(accelerator.gather((logits.float(), labels, indices)))
     model.train(was_training)
-    logits, labels = (torch.cat(parts).cpu() for parts in zip(*gathered, strict=True))
+    logits, labels, indices = (torch.cat(parts).cpu() for parts in zip(*gathered, strict=True))
+    # Several processes fill up their last batch with pictures seen before. `gather_for_metrics` would take the size of
+    # that batch from the whole data set, of which this split is a part, and drop pictures.
+    once = np.unique(indices, return_index=True)[1]
+    logits, labels = logits[once], labels[once]
     predicted = logits.argmax(dim=1)
     return {
         "validation_loss": F.cross_entropy(logits, labels).item(),
