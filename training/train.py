@@ -181,6 +181,7 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
             weights = {name: value.contiguous() for name, value in averaged.state_dict().items()}
             save_file(weights, output_dir / "best.safetensors")
         save_state(accelerator, output_dir, progress.epoch)
+    # Here, because it brings evaluate and matplotlib, and a wrong setting should be told within a second.
     from training.finish import finish
 
     finish(config, accelerator, averaged, preprocessing, scans, groups, splits, progress.history, start, earlier)
