@@ -83,6 +83,15 @@ def test_the_checkpoint_answers_as_measured(trained, data):
     assert set(classifier.attribution_scale) == {"grad_cam", "occlusion"}
 
 
+def test_a_finished_run_is_not_run_again(trained, data):
+    folder, _ = trained
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    done = run(data, folder, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "is finished" in done.stdout
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
 def test_bundling_leaves_the_scans_behind(trained, tmp_path):
     folder, _ = trained
     bundle(folder, tmp_path / "bundled", official=folder)

@@ -27,6 +27,17 @@ def load_state(accelerator: Accelerator, output_dir: Path) -> bool:
     return bool(finished)
 
 
+def is_finished(output_dir: Path) -> bool:
+    """Return whether a run has come to its end in `output_dir`."""
+    return (output_dir / "metrics.json").is_file() and not (output_dir / "state").exists()
+
+
+def start_afresh(output_dir: Path) -> None:
+    """Forget what an earlier run has left in `output_dir`."""
+    (output_dir / "metrics.json").unlink(missing_ok=True)
+    clear_state(output_dir)
+
+
 def clear_state(output_dir: Path) -> None:
     """Remove what only an unfinished run needs."""
     shutil.rmtree(output_dir / "state", ignore_errors=True)

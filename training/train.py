@@ -32,7 +32,7 @@ from training.data import DataError, Scans, Splits, load_scans, split_scans
 from training.duplicates import duplicate_groups
 from training.loader import EpochSampler, ScanDataset, ToInput, evaluation_loader, train_loader
 from training.model import Loss, build_model, earlier_run, load_teacher
-from training.resume import clear_state, load_state, save_state
+from training.resume import is_finished, load_state, save_state, start_afresh
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,11 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
     set_seed(config.seed)
     sizes, output_dir = config.epoch_sizes, Path(config.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    if config.resume and is_finished(output_dir):
+        accelerator.print(f"The run in {output_dir} is finished; there is nothing to go on with.")
+        return
     if not config.resume and accelerator.is_main_process:
-        clear_state(output_dir)
+        start_afresh(output_dir)
     scans, groups, splits = load_data(config, accelerator)
     sizes_of_splits = {name: len(indices) for name, indices in vars(splits).items()}
     split = (config.split, config.seed, scans.fingerprint, sizes_of_splits)
@@ -140,6 +143,7 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
             config.pretrained,
             config.init_weights,
         )
+    model = model.to(accelerator.device)  # before the moving average copies it
     accelerator.print(f"Start: {start}")
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     preprocessing = Preprocessing((sizes[-1], sizes[-1]), tuple(mean), tuple(std))
