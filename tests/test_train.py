@@ -19,6 +19,7 @@ from training.bundle import bundle
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+LOOPBACK = ["--standalone", "--local-addr", "127.0.0.1"]
 SETTINGS = [
     *("--model", "test_resnet", "--no-pretrained", "--sizes", "32:2,48:2", "--batch-size", "8"),
     *("--learning-rate", "0.01", "--validation-fraction", "0.25", "--seed", "1"),
@@ -131,7 +132,7 @@ def test_two_processes_measure_the_same_split(trained, data, tmp_path):
     output = tmp_path / "two"
     script = ["training/train.py", "--data-dir", str(data), "--output-dir", str(output), *SETTINGS]
     two = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", *script],
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *LOOPBACK, *script],
         cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr[-3000:]
