@@ -22,7 +22,18 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"
 LOOPBACK = ["--standalone", "--local-addr", "127.0.0.1"]
 SETTINGS = [
     *("--model", "test_resnet", "--no-pretrained", "--sizes", "32:2,48:2", "--batch-size", "8"),
-    *("--learning-rate", "0.01", "--validation-fraction", "0.25", "--seed", "1"),
+    *(
+        "--learning-rate",
+        "0.01",
+        "--validation-fraction",
+        "0.25",
+        "--seed",
+        "1",
+        "--ema-decay",
+        "0.9",
+        "--augmentation",
+        "0.3",
+    ),
 ]
 
 
