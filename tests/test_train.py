@@ -20,21 +20,10 @@ from training.bundle import bundle
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 LOOPBACK = ["--standalone", "--local-addr", "127.0.0.1"]
-SETTINGS = [
-    *("--model", "test_resnet", "--no-pretrained", "--sizes", "32:2,48:2", "--batch-size", "8"),
-    *(
-        "--learning-rate",
-        "0.01",
-        "--validation-fraction",
-        "0.25",
-        "--seed",
-        "1",
-        "--ema-decay",
-        "0.9",
-        "--augmentation",
-        "0.3",
-    ),
-]
+SETTINGS = (
+    "--model test_resnet --no-pretrained --sizes 32:2,48:2 --batch-size 8 --learning-rate 0.01 --augmentation 0.3 "
+    "--ema-decay 0.9 --validation-fraction 0.25 --seed 1"
+).split()
 
 
 def command(data, output, *more):
