@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from training.bundle import bundle
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 LOOPBACK = ["--standalone", "--local-addr", "127.0.0.1"]
-SETTINGS = (
+SETTINGS = shlex.split(
     "--model test_resnet --no-pretrained --sizes 32:2,48:2 --batch-size 8 --learning-rate 0.01 --augmentation 0.3 "
     "--ema-decay 0.9 --validation-fraction 0.25 --seed 1"
-).split()
+)
 
 
 def command(data, output, *more):
