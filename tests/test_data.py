@@ -39,6 +39,14 @@ def test_pixels_are_the_view_of_the_app(folder, scans):
     np.testing.assert_array_equal(scans.pixels[5], np.asarray(view)[:, :, 0])
 
 
+def test_a_folder_may_be_named_by_any_path(folder, scans, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("../link", "../here/../link/", str(tmp_path / "link")):
+        assert load_scans(name, size=32).files == scans.files
+
+
 def test_a_folder_of_class_folders_is_one_set(folder):
     scans = load_scans(str(folder / "Training"), size=32)
     assert set(scans.official_split) == {"train"}

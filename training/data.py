@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def load_scans(
         raise DataError("Name exactly one source of pictures: --data-dir, --dataset or --kaggle.")
     if kaggle is not None:
         data_dir = _download_from_kaggle(kaggle)
-    root = Path(data_dir).absolute() if data_dir is not None else None
+    # As datasets names its files: without "..", but through the links that the caller named.
+    root = Path(os.path.abspath(data_dir)) if data_dir is not None else None
     by_split = _open_folder(root) if root is not None else _open_hub_dataset(dataset)
     label_names = tuple(by_split["train"].features["label"].names)
     preprocessing = Preprocessing((size, size), interpolation=interpolation, **NO_NORMALISATION)
