@@ -3,25 +3,29 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from brain_xai.classifier import CheckpointInfo, Classifier
+from brain_xai import hub
+from brain_xai.checks import (
+    WEIGHTS,
+    CheckpointError,
+    check_config,
+    check_finite,
+    check_metrics,
+    check_size,
+    check_weights,
+    read_json,
+)
+from brain_xai.classifier import CheckpointInfo, Classifier, Notice
 from brain_xai.preprocess import Preprocessing
 
 BUNDLED = Path(__file__).parent / "bundled"
-WEIGHTS = "model.safetensors"
-# All that is ever fetched from the Hub: never a pickle, never code.
-HUB_FILES = ["config.json", WEIGHTS, "metrics.json", "README.md", "examples/*"]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be loaded; the message says why and what to do."""
 
 
 def save_checkpoint(
@@ -75,7 +79,7 @@ def _to_storage(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def bundled_checkpoints() -> list[str]:
     """Return the ids of the checkpoints that come with the package, best macro-F1 on validation first."""
     folders = [folder for folder in sorted(BUNDLED.iterdir()) if (folder / WEIGHTS).is_file()]
-    folders.sort(key=lambda folder: -_read_json(folder / "metrics.json")["validation"]["macro_f1"]["value"])
+    folders.sort(key=lambda folder: -read_json(folder / "metrics.json")["validation"]["macro_f1"]["value"])
     return [f"bundled/{folder.name}" for folder in folders]
 
 
@@ -85,61 +89,80 @@ def allowed_checkpoints() -> list[str]:
     return [name for name in named if name] or bundled_checkpoints()
 
 
+def checkpoint_folder(checkpoint: str) -> Path | None:
+    """Return where a checkpoint lies on this disk, without asking the Hub; None where it was never fetched."""
+    if checkpoint.startswith("bundled/"):
+        return BUNDLED / Path(checkpoint).name
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    snapshot = hub.cached(checkpoint)
+    return snapshot.folder if snapshot else None
+
+
+def is_on_hub(checkpoint: str) -> bool:
+    """Return whether an id means a repository on the Hub: neither a bundled checkpoint nor a folder."""
+    return not checkpoint.startswith("bundled/") and not Path(checkpoint).is_dir()
+
+
 def load_checkpoint(checkpoint: str | os.PathLike = "default") -> Classifier:
     """Load a `Classifier`.
 
     `checkpoint` is "default" (the first allowed one), "bundled/<name>", a folder, or "org/repo@revision" on the Hub
     (the part from @ on may be left out). A local folder's revision is the hash of its weights. The same weights are
-    loaded once and shared. Raises `CheckpointError`.
+    loaded once and shared. Where the Hub cannot be reached, what was fetched before answers, with a notice.
+    Raises `CheckpointError`.
     """
     name = os.fspath(checkpoint)
     if name == "default":
         name = next(iter(allowed_checkpoints()), "")
         if not name:
             raise CheckpointError("No checkpoint is bundled. Name one: a folder, or org/repo on the Hub.")
-    if name.startswith("bundled/"):
-        folder, revision = BUNDLED / Path(name).name, None
-        if not (folder / WEIGHTS).is_file():
-            raise CheckpointError(f"There is no {name}. Bundled are: {', '.join(bundled_checkpoints())}.")
-    elif Path(name).is_dir():
-        folder, revision = Path(name), None
-    else:
-        folder, revision = _download(name)
-    return _load(name, folder, revision or _hash(folder / WEIGHTS))
+    if is_on_hub(name):
+        return load_snapshot(name, _pull_or_cached(name))
+    folder = checkpoint_folder(name)
+    if name.startswith("bundled/") and not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"There is no {name}. Bundled are: {', '.join(bundled_checkpoints())}.")
+    return _load(name, folder, _hash(folder / WEIGHTS), ())
 
 
-def _download(name: str) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download  # takes a third of a second; the bundled checkpoints do without
+def load_snapshot(name: str, snapshot: hub.Snapshot) -> Classifier:
+    """Load the `Classifier` in a snapshot of the Hub's repository `name`; raises `CheckpointError`."""
+    return _load(name, snapshot.folder, snapshot.revision, snapshot.notices)
 
-    repo_id, _, revision = name.partition("@")
+
+def _pull_or_cached(name: str) -> hub.Snapshot:
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a checkpoint that can be fetched from the Hub "
-            f"({type(error).__name__}). Check the spelling and the connection."
-        ) from error
-    return folder, folder.name
+        return hub.pull(name)
+    except hub.HubUnreachable:
+        earlier = hub.cached(name)
+        if earlier is None:
+            raise
+        return replace(earlier, notices=(hub.unreachable_notice(name, earlier.revision),))
 
 
+# Commit and notices are part of the key, so an answer never comes with those of another.
 @lru_cache(maxsize=4)
-def _load(name: str, folder: Path, revision: str) -> Classifier:
+def _load(name: str, folder: Path, revision: str, notices: tuple[Notice, ...]) -> Classifier:
+    try:
+        return _read(name, folder, revision, notices)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} cannot be loaded. {error}") from error
+
+
+def _read(name: str, folder: Path, revision: str, notices: tuple[Notice, ...]) -> Classifier:
     for needed in ("config.json", WEIGHTS):
         if not (folder / needed).is_file():
-            raise CheckpointError(f"{name} has no {needed}, so it is not a checkpoint of this project.")
-    config = _read_json(folder / "config.json")
-    try:
-        label_names = tuple(config["label_names"])
-        pretrained = config["pretrained_cfg"]
-        model = timm.create_model(
-            config["architecture"], num_classes=len(label_names), **(config.get("model_args") or {})
-        )
-        # Files may store half precision; loading copies them into float32 parameters.
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{name} cannot be loaded as a timm model: {error}") from error
-    own = config.get("brain_xai", {})
-    metrics = folder / "metrics.json"
+            raise CheckpointError(f"It has no {needed}, so it is not a checkpoint of this project.")
+    config = read_json(folder / "config.json")
+    check_config(config)
+    check_weights(folder / WEIGHTS, config)
+    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    check_metrics(metrics)
+    label_names, pretrained, own = tuple(config["label_names"]), config["pretrained_cfg"], config.get("brain_xai", {})
+    model = timm.create_model(config["architecture"], num_classes=len(label_names), **(config.get("model_args") or {}))
+    # Files may store half precision; loading copies them into float32 parameters.
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    check_finite(model.state_dict())
     return Classifier(
         model=model.eval().requires_grad_(False).to(memory_format=torch.channels_last),
         label_names=label_names,
@@ -152,15 +175,14 @@ def _load(name: str, folder: Path, revision: str) -> Classifier:
         info=CheckpointInfo(name, revision, config["architecture"]),
         temperature=own.get("temperature", 1.0),
         attribution_scale=own.get("attribution_scale", {}),
-        metrics=_read_json(metrics) if metrics.is_file() else {},
+        metrics=metrics,
+        notices=notices,
     )
 
 
 def _hash(file: Path) -> str:
     if not file.is_file():
         raise CheckpointError(f"{file.parent} has no {file.name}, so it is not a checkpoint of this project.")
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-
-
-def _read_json(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
+    check_size(file.stat().st_size)
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]

@@ -48,6 +48,7 @@ class Classifier:
     `temperature` (> 0) divides the logits before the softmax, so that the probabilities are calibrated.
     `attribution_scale` {method: logits} is the evidence drawn in full colour, measured on validation scans.
     `metrics` is the content of the checkpoint's metrics.json, {} where there is none.
+    `notices` are what every answer must say about the checkpoint itself, such as: the Hub could not be reached.
     """
 
     model: torch.nn.Module
@@ -57,6 +58,7 @@ class Classifier:
     temperature: float = 1.0
     attribution_scale: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
     _private_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def prepare(self, image: Image.Image | str | os.PathLike) -> ModelInput:
@@ -77,7 +79,7 @@ class Classifier:
         probabilities = torch.softmax(logits.double() / self.temperature, dim=0).tolist()
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
-        return Prediction(by_label, label, (), self.info)
+        return Prediction(by_label, label, self.notices, self.info)
 
     def target_index(self, target: str | int, logits: torch.Tensor) -> int:
         """Return the class index of `target`: a label, an index, or "predicted"; raises `ValueError`."""

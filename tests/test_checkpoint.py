@@ -1,12 +1,15 @@
 import json
+import shutil
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from brain_xai import load_checkpoint
-from brain_xai.checkpoint import CheckpointError, allowed_checkpoints, bundled_checkpoints, save_checkpoint
+from brain_xai.checkpoint import allowed_checkpoints, bundled_checkpoints, checkpoint_folder, save_checkpoint
+from brain_xai.checks import MAX_WEIGHTS_BYTES, CheckpointError
 from brain_xai.preprocess import Preprocessing
 from tests.scans import LABELS, make_scan
 
@@ -114,21 +117,107 @@ def test_what_is_no_checkpoint_is_refused_with_a_sentence(name):
         load_checkpoint(name)
 
 
-@pytest.mark.parametrize("damage", ["config", "weights", "truncated", "architecture", "labels"])
-def test_damaged_folders_are_refused_with_a_sentence(tmp_path, damage):
+# What a strange folder or repository may hold: the change to its config.json, and the sentence that refuses it.
+STRANGE_CONFIGS = {
+    "unknown architecture": ({"architecture": "resnet_from_mars"}, "which timm does not know"),
+    "weights of elsewhere": ({"architecture": "hf-hub:org/other"}, "which timm does not know"),
+    "no architecture": ({"architecture": None}, "which timm does not know"),
+    "no labels": ({"label_names": None}, "has no label_names"),
+    "labels of no kind": ({"label_names": [1, 2, 3, 4]}, "are not names"),
+    "the same label twice": ({"label_names": ["a", "a", "b", "c"]}, "2 and 1000 different classes"),
+    "fewer labels than weights": ({"label_names": ["a", "b"], "num_classes": 2}, r"fc.weight is \(4, 96\) in the file"),
+    "labels and number differ": ({"num_classes": 5}, "names 4 classes, but says that there are '5'"),
+    "a pickle to open": ({"model_args": {"checkpoint_path": "weights.pt"}}, "must not hold checkpoint_path"),
+    "weights to fetch": ({"model_args": {"pretrained": True}}, "must not hold pretrained"),
+    "classes twice": ({"model_args": {"num_classes": 4}}, "must not hold num_classes"),
+    "unknown argument": ({"model_args": {"magic": 1}}, "timm cannot build test_resnet"),
+    "huge argument": ({"model_args": {"channels": [10**9]}}, "which is no setting"),
+    "a giant with small weights": ({"architecture": "vit_giant_patch14_224"}, "are not those of vit_giant"),
+    "absurd input": ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "32 to 1024 pixels"),
+    "input of no kind": ({"pretrained_cfg": {"input_size": "large"}}, "32 to 1024 pixels"),
+    "no input": ({"pretrained_cfg": {"input_size": None}}, "32 to 1024 pixels"),
+    "short mean": ({"pretrained_cfg": {"mean": [0.5]}}, "it must be three numbers"),
+    "std of zero": ({"pretrained_cfg": {"std": [0, 1, 1]}}, "above zero"),
+    "interpolation": ({"pretrained_cfg": {"interpolation": "magic"}}, "must be one of: nearest"),
+    "temperature": ({"brain_xai": {"temperature": 0}}, "above zero"),
+    "scale": ({"brain_xai": {"attribution_scale": {"grad_cam": "much"}}}, "above zero"),
+    "own section": ({"brain_xai": []}, "is not an object"),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
     model = timm.create_model("test_resnet", num_classes=4)
-    save_checkpoint(tmp_path, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={})
-    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
-    content = json.loads(config.read_text())
-    if damage == "config":
-        config.unlink()
-    elif damage == "weights":
-        weights.unlink()
-    elif damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "architecture":
-        config.write_text(json.dumps(content | {"architecture": "resnet_from_mars"}))
+    save_checkpoint(folder, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={})
+    return folder
+
+
+@pytest.fixture
+def damaged(sound, tmp_path):
+    """A copy of a sound checkpoint, for a test to damage."""
+    return shutil.copytree(sound, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("strange", STRANGE_CONFIGS)
+def test_a_strange_config_is_refused_with_a_sentence(damaged, strange):
+    change, sentence = STRANGE_CONFIGS[strange]
+    config = json.loads((damaged / "config.json").read_text())
+    for key, value in change.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (damaged / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(damaged)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(damaged, value):
+    weights = load_file(damaged / "model.safetensors")
+    weights["fc.bias"][2] = value
+    save_file(weights, damaged / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not numbers \(in fc.bias\)"):
+        load_checkpoint(damaged)
+
+
+def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
+    with (damaged / "model.safetensors").open("ab") as file:
+        file.truncate(MAX_WEIGHTS_BYTES + 1)  # a sparse file: it takes no room
+    with pytest.raises(CheckpointError, match="have 500 MB"):
+        load_checkpoint(damaged)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("model.safetensors", None, "has no model.safetensors"),
+        ("model.safetensors", b"\x80\x04pickle", "damaged or cut off"),
+        ("config.json", b"{", "cannot be read as JSON"),
+        ("config.json", b"[]", "not an object"),
+        ("config.json", b"[" * 100_000, "cannot be read as JSON"),
+        ("metrics.json", b'{"test": NaN}', "NaN is no number"),
+        ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "does not hold what was measured"),
+        ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "on how many test images"),
+    ],
+)
+def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sentence):
+    if content is None:
+        (damaged / file).unlink()
     else:
-        config.write_text(json.dumps(content | {"label_names": ["one", "two"]}))
-    with pytest.raises(CheckpointError):
-        load_checkpoint(tmp_path)
+        (damaged / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(damaged)
+
+
+def test_truncated_weights_are_refused(damaged):
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged or cut off"):
+        load_checkpoint(damaged)
+
+
+def test_the_folder_of_a_checkpoint_is_found_without_the_hub(sound):
+    assert checkpoint_folder(str(sound)) == sound
+    assert (checkpoint_folder(bundled_checkpoints()[0]) / "config.json").is_file()
+    assert checkpoint_folder("org/never-fetched@v1") is None
+    assert checkpoint_folder("no/such/thing") is None
