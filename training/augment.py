@@ -10,15 +10,18 @@ import torch.nn.functional as F
 
 
 def augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """Return a changed copy of `images`, float32 [N, 1, H, W] in [0, 1]; `strength` 0 changes nothing, 1 is usual."""
+    """Return a changed copy of `images`, float32 [N, 1, H, W] in [0, 1]; `strength` 0 changes nothing, 1 is usual.
+
+    Further channels are masks: they move along with the picture and keep their values.
+    """
     if strength == 0:
         return images
-    images = pose(images, strength)
+    images, masks = pose(images, strength).split([1, images.shape[1] - 1], dim=1)
     images = sometimes(0.3, images, lambda x: resolution(x, strength))
     images = sometimes(0.8, images, lambda x: tone_curve(x, strength))
     images = sometimes(0.5, images, lambda x: bias_field(x, strength))
     images = sometimes(0.3, images, lambda x: noise(x, strength))
-    return sometimes(0.5, images, hide_patches).clamp(0, 1)
+    return torch.cat([sometimes(0.5, images, hide_patches).clamp(0, 1), masks], dim=1)
 
 
 def sometimes(probability: float, images: torch.Tensor, change) -> torch.Tensor:

@@ -8,22 +8,31 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from brain_xai.preprocess import Preprocessing
+from training.boxes import box_masks
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ScanDataset(Dataset):
-    """Decoded scans of one size, given out in whole batches: images uint8 [N, 1, S, S], labels [N], indices [N]."""
+    """Decoded scans of one size, given out in whole batches: images uint8 [N, 1, S, S], labels [N], indices [N].
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, size: int):
+    With `boxes` [n, 4] (see `load_boxes`) a second channel holds the mask of each picture's box, 255 inside.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, size: int, boxes: np.ndarray | None = None):
         self.pixels, self.labels = _resize(torch.tensor(pixels)[:, None], size), torch.tensor(labels)
+        self.boxes = None if boxes is None else torch.tensor(boxes)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> Batch:
         chosen = torch.tensor(indices)
-        return self.pixels[chosen], self.labels[chosen], chosen
+        pixels = self.pixels[chosen]
+        if self.boxes is not None:
+            masks = box_masks(self.boxes[chosen], pixels.shape[-1]).mul(255).round().byte()
+            pixels = torch.cat([pixels, masks], dim=1)
+        return pixels, self.labels[chosen], chosen
 
 
 class EpochSampler:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from brain_xai.checkpoint import load_checkpoint
+from training.boxes import PlaceLoss
 from training.data import DataError
 
 
@@ -84,6 +85,7 @@ class Loss(torch.nn.Module):
     """Cross-entropy with class weights and label smoothing, mixed with the teacher's view of the same picture.
 
     The teacher's share is the Kullback-Leibler divergence at temperature 2 (Hinton et al. 2015, arXiv 1503.02531).
+    `place` adds, times `place_weight`, what evidence from outside the tumour boxes costs.
     """
 
     def __init__(
@@ -92,17 +94,24 @@ class Loss(torch.nn.Module):
         label_smoothing: float,
         teacher: torch.nn.Module | None,
         teacher_share: float,
+        place: PlaceLoss | None = None,
+        place_weight: float = 0.0,
     ):
         super().__init__()
+        self.place, self.place_weight = place, place_weight
         self.register_buffer("class_weights", class_weights)
         self.label_smoothing = label_smoothing
         self.teacher, self.teacher_share = teacher, teacher_share
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, logits: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor, masks: torch.Tensor
+    ) -> torch.Tensor:
         loss = F.cross_entropy(logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            expected = (self.teacher(pixel_values).float() / 2).softmax(dim=1)
-        divergence = F.kl_div((logits.float() / 2).log_softmax(dim=1), expected, reduction="batchmean") * 4
-        return (1 - self.teacher_share) * loss + self.teacher_share * divergence
+        if self.teacher is not None:
+            with torch.no_grad():
+                expected = (self.teacher(pixel_values).float() / 2).softmax(dim=1)
+            divergence = F.kl_div((logits.float() / 2).log_softmax(dim=1), expected, reduction="batchmean") * 4
+            loss = (1 - self.teacher_share) * loss + self.teacher_share * divergence
+        if self.place is not None:
+            loss = loss + self.place_weight * self.place(labels, masks)
+        return loss

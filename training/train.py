@@ -28,6 +28,7 @@ from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
 
 from brain_xai.preprocess import Preprocessing
 from training.augment import augment
+from training.boxes import PlaceLoss, load_boxes
 from training.data import DataError, Scans, Splits, load_scans, split_scans
 from training.duplicates import duplicate_groups
 from training.loader import EpochSampler, ScanDataset, ToInput, evaluation_loader, train_loader
@@ -55,6 +56,8 @@ class TrainConfig:
     init_weights: str | None = field(default=None, metadata={"help": "Start from what fits of a safetensors file."})
     teacher: str | None = field(default=None, metadata={"help": "Checkpoint of the same split to learn from."})
     teacher_share: float = field(default=0.7, metadata={"help": "Share of the teacher in the loss."})
+    boxes: str | None = field(default=None, metadata={"help": "CSV of tumour boxes that evidence should come from."})
+    box_weight: float = field(default=0.3, metadata={"help": "Weight of evidence outside the boxes in the loss."})
 
     sizes: str = field(default="128:10,160:6", metadata={"help": "Stages as size:epochs; sizes must not shrink."})
     batch_size: int = field(default=32, metadata={"help": "Pictures per process and step."})
@@ -150,7 +153,8 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
     to_input = ToInput(preprocessing, accelerator.device)
 
     sampler = EpochSampler(splits.train, groups, config.one_per_picture, config.seed)
-    data = {size: ScanDataset(scans.pixels, scans.labels, size) for size in set(sizes)}
+    boxes = load_boxes(config.boxes, scans.files) if config.boxes else None
+    data = {size: ScanDataset(scans.pixels, scans.labels, size, boxes) for size in set(sizes)}
     loaders = {
         size: accelerator.prepare(train_loader(dataset, sampler, config.batch_size)) for size, dataset in data.items()
     }
@@ -163,7 +167,8 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
     ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
     averaged = ema.module if ema else accelerator.unwrap_model(model)
-    loss_function = make_loss(config, scans, sampler, teacher).to(accelerator.device)
+    place = PlaceLoss(accelerator.unwrap_model(model), preprocessing) if config.boxes else None
+    loss_function = make_loss(config, scans, sampler, teacher, place).to(accelerator.device)
 
     progress = Progress()
     accelerator.register_for_checkpointing(progress, scheduler, *([ema] if ema else []))
@@ -218,10 +223,16 @@ def make_scheduler(
     return get_cosine_schedule_with_warmup(optimizer, round(steps * config.warmup_fraction), steps)
 
 
-def make_loss(config: TrainConfig, scans: Scans, sampler: EpochSampler, teacher: torch.nn.Module | None) -> Loss:
+def make_loss(
+    config: TrainConfig,
+    scans: Scans,
+    sampler: EpochSampler,
+    teacher: torch.nn.Module | None,
+    place: PlaceLoss | None,
+) -> Loss:
     counts = torch.tensor(np.bincount(scans.labels[list(sampler)], minlength=len(scans.label_names)))
     class_weights = counts.sum() / (len(counts) * counts) if config.class_weights else None
-    return Loss(class_weights, config.label_smoothing, teacher, config.teacher_share)
+    return Loss(class_weights, config.label_smoothing, teacher, config.teacher_share, place, config.box_weight)
 
 
 def train_epoch(
@@ -244,11 +255,12 @@ def train_epoch(
     for step, (pixels, labels, _) in enumerate(loader):
         # Seeding every step makes a resumed run repeat exactly what a run never killed did.
         torch.manual_seed(hash((config.seed, epoch, step, accelerator.process_index)) % 2**63)
-        pixel_values = to_input(augment(pixels.float() / 255, config.augmentation))
+        images, masks = augment(pixels.float() / 255, config.augmentation).split([1, pixels.shape[1] - 1], dim=1)
+        pixel_values = to_input(images)
         waited += time.perf_counter() - ready
         with accelerator.accumulate(model):
             logits = model(pixel_values)
-            loss = loss_function(logits, labels, pixel_values)
+            loss = loss_function(logits, labels, pixel_values, masks)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(model.parameters(), 5.0)
@@ -285,7 +297,7 @@ def validate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
     gathered = []
     for pixels, labels, indices in loader:
         with accelerator.autocast():
-            logits = model(to_input(pixels.float() / 255))
+            logits = model(to_input(pixels[:, :1].float() / 255))
         gathered.append(accelerator.gather((logits.float(), labels, indices)))
     model.train(was_training)
     logits, labels, indices = (torch.cat(parts).cpu() for parts in zip(*gathered, strict=True))

@@ -1,0 +1,140 @@
+"""Tumour boxes in training: masks where the boxes are, moved with the picture, and a loss that is right by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from brain_xai.preprocess import Preprocessing
+from tests.scans import LABELS, write_scans
+from tests.test_train import run
+from training.augment import augment
+from training.boxes import PlaceLoss, box_masks, load_boxes
+from training.data import DataError
+from training.loader import ScanDataset
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+NONE = [math.nan] * 4
+
+
+def boxes_file(folder, lines):
+    file = folder / "boxes.csv"
+    file.write_text("\n".join(["file,label,x_min,y_min,x_max,y_max", *lines]) + "\n")
+    return file
+
+
+def test_boxes_are_matched_by_file_name(tmp_path):
+    file = boxes_file(tmp_path, ["Training/glioma/b.png,glioma,0.1,0.2,0.3,0.4"])
+    boxes = load_boxes(file, ["Training/glioma/a.png", "Training/glioma/b.png"])
+    assert np.isnan(boxes[0]).all()
+    assert boxes[1].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [(["a.png,glioma,0.1,0.2,x,0.4"], "no CSV with the columns"), (["b.png,glioma,0,0,1,1"], "None of the pictures")],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, lines, sentence):
+    with pytest.raises(DataError, match=sentence):
+        load_boxes(boxes_file(tmp_path, lines), ["a.png"])
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no\.csv is no CSV"):
+        load_boxes(tmp_path / "no.csv", ["a.png"])
+
+
+def test_a_mask_holds_the_share_of_each_pixel_inside_the_box():
+    masks = box_masks(torch.tensor([[0.25, 0.5, 0.875, 1.0], NONE]), 4)
+    row = [0.0, 1.0, 1.0, 0.5]  # columns: 1 to 3.5 of 4
+    assert masks[0, 0].tolist() == [[0.0] * 4, [0.0] * 4, row, row]
+    assert not masks[1].any()
+
+
+def test_masks_move_with_the_picture_and_keep_their_values():
+    torch.manual_seed(0)
+    mask = box_masks(torch.tensor([[0.3, 0.2, 0.6, 0.5]] * 8), 64)
+    moved = augment(torch.cat([mask, mask], dim=1), 1.0)
+    # Mirrored, turned and shifted: the dark patches and tone curves of the picture's own channel leave the mask alone.
+    torch.manual_seed(0)
+    again = augment(torch.cat([torch.zeros_like(mask), mask], dim=1), 1.0)
+    assert torch.equal(moved[:, 1], again[:, 1])
+    assert not torch.equal(moved[:, 1], mask[:, 0])
+    bright = moved[:, 0] > 0.05
+    assert (bright & (moved[:, 1] == 0)).float().mean() < 0.02  # the picture's box is nowhere but under the mask
+
+
+def test_the_data_set_draws_the_mask_of_each_picture():
+    pixels = np.full((3, 8, 8), 7, dtype=np.uint8)
+    data = ScanDataset(pixels, np.zeros(3, dtype=np.int64), 8, np.array([NONE, [0, 0, 0.5, 1], NONE], np.float32))
+    batch, _, _ = data.__getitems__([2, 1])
+    assert batch.shape == (2, 2, 8, 8)
+    assert (batch[:, 0] == 7).all()
+    assert not batch[0, 1].any()
+    assert (batch[1, 1, :, :4] == 255).all()
+    assert not batch[1, 1, :, 4:].any()
+
+
+def make_model():
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=3)
+
+
+def test_the_loss_is_the_negative_log_of_the_share_inside():
+    model = make_model()
+    place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+    # A head of zeros makes the map flat, so the share inside is the box's share of the picture.
+    torch.nn.init.zeros_(model.get_classifier().weight)
+    model(torch.rand(2, 3, 64, 64))
+    masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]]), 64)
+    assert place(torch.tensor([0, 2]), masks).item() == pytest.approx((math.log(8) + math.log(4)) / 2, rel=1e-5)
+
+
+def test_pictures_without_a_box_count_for_nothing():
+    model = make_model()
+    place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
+    model.eval()(pixels)
+    both = place(labels, box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], NONE]), 64)).item()
+    model(pixels[:1])
+    assert both == pytest.approx(
+        place(labels[:1], box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]]), 64)).item(), rel=1e-5
+    )
+    model(pixels)
+    assert place(labels, box_masks(torch.tensor([NONE, NONE]), 64)).item() == 0
+
+
+def test_following_the_loss_moves_the_evidence_into_the_box():
+    model = make_model().train()
+    place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    pixels = torch.rand(4, 3, 64, 64)
+    pixels[:, :, 8:24, 32:56] += 1
+    masks, labels = box_masks(torch.tensor([[0.5, 0.125, 0.875, 0.375]] * 4), 64), torch.tensor([0, 1, 2, 0])
+    losses = []
+    for _ in range(30):
+        model(pixels)
+        losses.append(place(labels, masks))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] / 2
+
+
+def test_another_head_is_refused():
+    model = timm.create_model("test_vit", num_classes=3, img_size=64)
+    with pytest.raises(DataError, match="needs an average and a linear layer"):
+        PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+
+
+def test_a_run_with_boxes_tells_so(tmp_path):
+    data = write_scans(tmp_path / "data", train=20, test=5)
+    names = [f"Training/{label}/{label}_{seed:03d}.png" for label in LABELS for seed in range(20)]
+    file = boxes_file(tmp_path, [f"{name},x,0.2,0.2,0.8,0.8" for name in names if "notumor" not in name])
+    output = tmp_path / "run"
+    done = run(data, output, "--boxes", str(file), "--sizes", "32:1,48:1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((output / "config.json").read_text())["brain_xai"]["training"]["boxes"] == str(file)
