@@ -14,13 +14,22 @@ FOR = np.array([(193, 116, 73), (224, 159, 87), (255, 207, 103)])
 
 
 def overlay(
-    view: Image.Image, attribution: np.ndarray, scale: float, opacity: float = 0.7, unit: str = "logits"
+    view: Image.Image,
+    attribution: np.ndarray,
+    scale: float,
+    opacity: float = 0.7,
+    unit: str = "logits",
+    *,
+    outline: bool = False,
+    box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
     """Draw an attribution on its view, a colour bar below; RGB, the view enlarged to at least 480 x 480 pixels.
 
     `attribution` [H, W] is as large as the view: > 0 speaks for the label and turns amber, < 0 against and turns blue,
     0 leaves the scan as it is. `scale` (> 0, in `unit`) is the evidence drawn in full colour; stronger evidence looks
-    the same. `opacity` is that of full colour, 0 to 1. Raises `ValueError`.
+    the same. `opacity` is that of full colour, 0 to 1. `outline` draws a line around the evidence for the label that
+    reaches half of `scale`; `box` (x_min, y_min, x_max, y_max, in fractions of width and height) draws a given box, a
+    tumour's say. Raises `ValueError`.
     """
     width, height = view.size
     if attribution.shape != (height, width):
@@ -33,7 +42,13 @@ def overlay(
     evidence = np.asarray(Image.fromarray(attribution.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
     bar = colour_bar(size[0], scale, opacity, unit)  # refuses a bad scale or opacity
     picture = Image.new("RGB", (size[0], size[1] + bar.height))
-    picture.paste(Image.fromarray(_blend(scan, evidence / scale, opacity)), (0, 0))
+    drawn = _blend(scan, evidence / scale, opacity)
+    if outline:
+        # At a level fixed for all pictures: a map of weak evidence gets no outline, instead of one around its noise.
+        _draw_line(drawn, _edge(evidence >= scale / 2))
+    if box is not None:
+        _draw_line(drawn, _edge(_inside(box, size)))
+    picture.paste(Image.fromarray(drawn), (0, 0))
     picture.paste(bar, (0, size[1]))
     return picture
 
@@ -70,6 +85,37 @@ def _blend(scan: np.ndarray, evidence: np.ndarray, opacity: float) -> np.ndarray
     colour = np.where(evidence[..., None] > 0, _colours(FOR, strength), _colours(AGAINST, strength))
     alpha = opacity * strength[..., None]
     return (scan * (1 - alpha) + colour * alpha).round().astype(np.uint8)
+
+
+def _draw_line(picture: np.ndarray, line: np.ndarray) -> None:
+    """Draw the pixels of `line`, bool [H, W], on a picture, uint8 [H, W, 3]: white in black, to show on any ground."""
+    thick = _grown(line)
+    picture[_grown(_grown(thick))] = 0
+    picture[thick] = 255
+
+
+def _edge(region: np.ndarray) -> np.ndarray:
+    """Return the outermost pixels of a region, bool [H, W]; the border of the picture is no edge."""
+    return region & _grown(~region)
+
+
+def _grown(region: np.ndarray) -> np.ndarray:
+    """Add the four neighbours of every pixel of a region, bool [H, W]."""
+    grown = region.copy()
+    grown[1:] |= region[:-1]
+    grown[:-1] |= region[1:]
+    grown[:, 1:] |= region[:, :-1]
+    grown[:, :-1] |= region[:, 1:]
+    return grown
+
+
+def _inside(box: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """Return where a picture of `size` (width, height) is inside a box, bool [H, W]."""
+    x_min, y_min, x_max, y_max = box
+    if not (x_min < x_max and y_min < y_max):
+        raise ValueError(f"A box needs x_min < x_max and y_min < y_max, got {box}.")
+    columns, rows = ((np.arange(side) + 0.5) / side for side in size)
+    return ((rows >= y_min) & (rows <= y_max))[:, None] & ((columns >= x_min) & (columns <= x_max))
 
 
 def _colours(anchors: np.ndarray, strength: np.ndarray) -> np.ndarray:

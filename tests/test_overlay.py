@@ -111,3 +111,38 @@ def test_what_does_not_fit_is_refused(view):
     for opacity in (-0.1, 1.1):
         with pytest.raises(ValueError, match="opacity"):
             overlay(view, fits, 1.0, opacity)
+
+
+def _lines(view: Image.Image, attribution: np.ndarray, **options) -> np.ndarray:
+    """Return which pixels a line changed, [H, W] above the bar."""
+    plain, lined = (np.asarray(overlay(view, attribution, 2.0, **drawn))[:-BAR_HEIGHT] for drawn in ({}, options))
+    return (plain != lined).any(axis=-1)
+
+
+def test_the_outline_runs_around_strong_evidence_for_the_label_alone(view):
+    attribution = np.zeros((40, 60), np.float32)
+    attribution[10:20, 30:40] = 2  # full colour
+    attribution[30:36, 5:15] = 0.8  # less than half of it
+    attribution[2:6, 5:15] = -2  # against
+    rows, columns = np.nonzero(_lines(view, attribution, outline=True))
+    assert (rows.min() // 12, rows.max() // 12) == (9, 20)
+    assert (columns.min() // 12, columns.max() // 12) == (29, 40)
+    assert not _lines(view, attribution, outline=True)[13 * 12 : 17 * 12, 33 * 12 : 37 * 12].any(), "only around it"
+
+
+def test_weak_evidence_gets_no_outline(view):
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, (40, 60)).astype(np.float32)
+    assert not _lines(view, noise, outline=True).any()
+
+
+def test_the_box_is_drawn_where_it_is(view):
+    lines = _lines(view, np.zeros((40, 60), np.float32), box=(0.25, 0.5, 0.75, 1.0))
+    rows, columns = np.nonzero(lines)
+    assert rows.min() == pytest.approx(240, abs=4)
+    assert (columns.min(), columns.max()) == (pytest.approx(180, abs=4), pytest.approx(540, abs=4))
+    assert not lines[260:, 200:520].any()
+
+
+def test_a_box_inside_out_is_refused(view):
+    with pytest.raises(ValueError, match="x_min < x_max"):
+        overlay(view, np.zeros((40, 60), np.float32), 1.0, box=(0.5, 0.2, 0.4, 0.6))
