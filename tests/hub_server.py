@@ -34,8 +34,9 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs in its environment, with the right to write."""
-        return {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.write_token, "HF_HUB_DISABLE_XET": "1"}
+        """What a client needs in its environment, with the right to write; add an HF_HOME of its own."""
+        settings = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.write_token}
+        return settings | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
     @property
     def requests(self) -> list[Logged]:

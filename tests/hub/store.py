@@ -25,7 +25,7 @@ GIT_ATTRIBUTES = "".join(
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit: size in bytes, SHA-256 of the content, and git's id of what git keeps (content or pointer)."""
+    """A file of a commit: size in bytes, SHA-256 of the content, git's id of what git keeps (content or pointer)."""
 
     oid: str
     sha256: str
@@ -161,6 +161,11 @@ class Repository:
             refs["branches"][branch] = sha
             _write(self.folder / "refs.json", refs)
             return self.commit(sha)
+
+    def add_file(self, branch: str, path: str, content: bytes) -> Commit:
+        """Commit one small file, as somebody else who pushes in the meantime."""
+        self.add_object(content)
+        return self.add_commit(branch, title=f"Add {path}", author="somebody", added={path: regular_file(content)})
 
     def has_object(self, sha256: str) -> bool:
         return (self.folder / "objects" / sha256).is_file()

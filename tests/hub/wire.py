@@ -66,6 +66,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits 40 ms between its headers and its body
+    is_rude = False
     server: Server
 
     def handle_one_request(self):
@@ -128,12 +129,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         """End the connection the rude way: the client sees a reset, not an end."""
-        self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Not shutdown(), which would end it politely; and whoever calls it later finds the socket closed.
-        self.rfile.close()
-        self.wfile.close()
-        self.connection.close()
+        self.close_connection = self.is_rude = True
+
+    def finish(self):
+        super().finish()
+        if self.is_rude:
+            self.connection.close()  # before the server ends it politely
 
     def _note(self, status: int, received: int, sent: int) -> None:
         """Log before the answer goes out, so that a test that has it finds the request in the log."""
