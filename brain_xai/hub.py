@@ -1,5 +1,6 @@
 """Checkpoints on the Hub: fetched to the cache that all Hugging Face libraries share, safetensors and no code."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -8,11 +9,13 @@ from brain_xai.checks import PICKLES, WEIGHTS, CheckpointError, check_size
 from brain_xai.classifier import Notice
 
 # All that is ever fetched beside the weights and the pictures in examples/: never a pickle, never code.
-TEXTS = ("config.json", "metrics.json", "README.md")
+TEXTS = ("config.json", "metrics.json", "explanations.json", "README.md")
 MAX_SMALL_BYTES = 5_000_000
 MAX_SMALL_FILES = 50
 # For one question to the Hub; the client's own ten seconds and five tries would be half a minute.
 ANSWER_SECONDS = 5
+# Seconds before a download that broke off goes on.
+PAUSES = (1, 3)
 
 
 class HubUnreachable(CheckpointError):
@@ -48,7 +51,7 @@ def pull(name: str) -> Snapshot:
     """
     if is_pinned(name) and (here := cached(name)):
         return here
-    from huggingface_hub import HfApi, hf_hub_download  # takes a third of a second; bundled checkpoints do without
+    from huggingface_hub import HfApi  # takes a third of a second; bundled checkpoints do without
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     repo_id, revision = split_name(name)
@@ -56,7 +59,7 @@ def pull(name: str) -> Snapshot:
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS)
         files = _wanted({file.rfilename: file.size or 0 for file in info.siblings or []})
         for file in files:
-            path = hf_hub_download(repo_id, file, revision=info.sha, etag_timeout=ANSWER_SECONDS)
+            path = _fetch(repo_id, file, info.sha)
     except CheckpointError:
         raise
     except HFValidationError as error:
@@ -85,6 +88,21 @@ def cached(name: str) -> Snapshot | None:
     except (OSError, ValueError):
         return None
     return Snapshot(folder, folder.name) if (folder / WEIGHTS).is_file() else None
+
+
+def _fetch(repo_id: str, file: str, sha: str) -> str:
+    """Return the path of a file that is in the cache from now on; what breaks off goes on where it was."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    for pause in PAUSES:
+        try:
+            return hf_hub_download(repo_id, file, revision=sha, etag_timeout=ANSWER_SECONDS)
+        except HfHubHTTPError:
+            raise  # the Hub has spoken
+        except (HTTPError, OSError):
+            time.sleep(pause)
+    return hf_hub_download(repo_id, file, revision=sha, etag_timeout=ANSWER_SECONDS)
 
 
 def unreachable_notice(name: str, revision: str) -> Notice:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +15,12 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from brain_xai.checkpoint import CheckpointError, allowed_checkpoints, load_checkpoint
+from brain_xai.checkpoint import CheckpointError, allowed_checkpoints
 from brain_xai.classifier import Classifier, Notice
 from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain
 from brain_xai.overlay import overlay
 from brain_xai.preprocess import UnreadableImage, read_image
-from brain_xai.ui import texts
+from brain_xai.ui import models, texts
 from brain_xai.ui.work import Work
 
 # Fast enough to run by itself after an upload; the other methods wait for a click.
@@ -74,12 +73,14 @@ async def explain_scan(
 
 
 def checkpoints() -> list[dict]:
-    """Answer /checkpoints; one that cannot be loaded is left out."""
+    """Answer /checkpoints; one that cannot be loaded, or for which another answers, is left out."""
     listed = []
     for checkpoint in allowed_checkpoints():
         try:
             classifier = _classifier(checkpoint)
         except Refusal:
+            continue
+        if classifier.info.id != checkpoint:
             continue
         metrics = {key: classifier.metrics[key] for key in METRICS_SHOWN if key in classifier.metrics}
         listed.append(asdict(classifier.info) | {"label_names": list(classifier.label_names), "metrics": metrics})
@@ -207,12 +208,16 @@ def about_model(checkpoint: str) -> str:
         classifier = _classifier(checkpoint)
     except Refusal as refusal:
         return refusal.message
-    return texts.about_model(classifier.info, classifier.metrics)
+    return texts.about_model(classifier.info, classifier.metrics, classifier.notices)
 
 
 def warm_up() -> None:
-    """Import and measure what would otherwise make the first visitor wait for seconds."""
-    classifier = _classifier("default")
+    """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
+    models.look_at(allowed_checkpoints())
+    try:
+        classifier = _classifier("default")
+    except Refusal:  # the page says so, and the other models work
+        return
     try:
         explain(classifier, Image.new("L", (64, 64)), IMMEDIATE_METHOD)
     except MethodNotApplicable:
@@ -269,14 +274,10 @@ def _classifier(checkpoint: str) -> Classifier:
     if checkpoint not in allowed:
         raise Refusal(texts.unknown_checkpoint(allowed))
     try:
-        return _loaded(checkpoint)
+        return models.classifier_of(checkpoint)
     except CheckpointError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
         raise Refusal(texts.CHECKPOINT_UNAVAILABLE) from error
-
-
-# Asking the Hub for the latest revision, or hashing the weights, is for the first visitor only.
-_loaded = lru_cache(maxsize=8)(load_checkpoint)
 
 
 def _scan(image: Upload) -> Image.Image:

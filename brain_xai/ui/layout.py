@@ -6,7 +6,7 @@ import gradio as gr
 from gradio.processing_utils import save_pil_to_cache
 from gradio.utils import get_upload_folder
 
-from brain_xai.checkpoint import BUNDLED, allowed_checkpoints
+from brain_xai.checkpoint import allowed_checkpoints, checkpoint_folder
 from brain_xai.explain import METHODS
 from brain_xai.ui import handlers, texts
 from brain_xai.ui.phantoms import phantoms
@@ -53,7 +53,7 @@ def build_page() -> gr.Blocks:
     make_gradio_forget()
     handlers.warm_up()
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
-        _page(allowed)
+        _page(page, allowed)
         _endpoints()
     return page.queue(**QUEUE)
 
@@ -63,7 +63,7 @@ def launch(page: gr.Blocks, **settings) -> tuple:
     return page.launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
 
 
-def _page(allowed: list[str]) -> None:
+def _page(page: gr.Blocks, allowed: list[str]) -> None:
     gr.Markdown(f"# {texts.TITLE}\n{texts.TAGLINE}")
     gr.HTML(texts.disclaimer(), padding=False)
     with gr.Row():
@@ -126,7 +126,7 @@ def _page(allowed: list[str]) -> None:
             gr.Markdown(texts.PRIVACY, elem_classes="fine-print")
             with gr.Accordion(texts.ABOUT_MODEL):
                 checkpoint = gr.Dropdown(
-                    allowed,
+                    [(texts.checkpoint_text(name), name) for name in allowed],
                     value=allowed[0],
                     label=texts.CHECKPOINT_LABEL,
                     visible=len(allowed) > 1,
@@ -153,7 +153,8 @@ def _page(allowed: list[str]) -> None:
         changed(handlers.show_new, [picture, checkpoint, opacity, running], [method, target, *shows], **new)
     for changed in (method.input, target.input):
         changed(handlers.show, question, shows, **new)
-    checkpoint.input(handlers.about_model, checkpoint, model_card, **at_once)
+    for event in (page.load, checkpoint.input):  # the Hub may hold another revision by now
+        event(handlers.about_model, checkpoint, model_card, **at_once)
     opacity.input(handlers.redraw, [shown, opacity], [overlay, notice], trigger_mode="always_last", **at_once)
 
 
@@ -205,6 +206,6 @@ def _example_files(allowed: list[str]) -> list[str]:
     """Return the phantoms, and the scans that the checkpoints bring along."""
     folder = get_upload_folder()
     drawn = [save_pil_to_cache(image, folder, name=caption, format="png") for caption, image in phantoms()]
-    folders = [BUNDLED / Path(name).name if name.startswith("bundled/") else Path(name) for name in allowed]
+    folders = [folder for folder in map(checkpoint_folder, allowed) if folder is not None]
     scans = [str(scan) for folder in folders for scan in sorted((folder / "examples").glob("*.png"))]
     return drawn + scans

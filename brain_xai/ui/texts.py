@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from brain_xai.classifier import CheckpointInfo, Notice
 from brain_xai.preprocess import FORMATS_TEXT
@@ -83,6 +84,27 @@ def unknown_method(methods: Sequence[str]) -> str:
     return f"There is no such method. Use one of: {', '.join(methods)}."
 
 
+def checkpoint_text(checkpoint: str) -> str:
+    """Return a checkpoint's id as people read it: of a folder just the name, for where it lies is nobody's business."""
+    return Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint
+
+
+def stand_in(checkpoint: str, bundled: str) -> str:
+    """Say that a bundled checkpoint answers instead of one that was never fetched."""
+    return (
+        f"{checkpoint_text(checkpoint)} could not be fetched from the Hub yet, so {bundled} answers. "
+        "Try again in a few minutes for the model you chose."
+    )
+
+
+def revision_refused(checkpoint: str, revision: str) -> str:
+    """Say that the newest revision on the Hub is not used."""
+    return (
+        f"The newest revision of {checkpoint} on the Hub cannot be used, so the one before answers "
+        f"(revision {revision[:12]})."
+    )
+
+
 def caption(method_title: str, label: str) -> str:
     """Say in HTML what a map shows."""
     return (
@@ -130,8 +152,8 @@ def accuracy(metrics: Mapping) -> str:
     return f"{sentence} {SPLIT_TEXTS.get(metrics.get('split'), '')}".strip()
 
 
-def about_model(info: CheckpointInfo, metrics: Mapping) -> str:
-    """Describe a checkpoint in Markdown."""
+def about_model(info: CheckpointInfo, metrics: Mapping, warnings: Sequence[Notice] = ()) -> str:
+    """Describe a checkpoint in Markdown, with what must be known about it."""
     text = accuracy(metrics)
     missed = metrics.get("test", {}).get("tumour_miss_rate")
     if missed:
@@ -139,7 +161,8 @@ def about_model(info: CheckpointInfo, metrics: Mapping) -> str:
             f" It called {_percent(missed['value'])} of the scans with a tumour free of one "
             f"({_percent(missed['low'])} to {_percent(missed['high'])})."
         )
-    return f"{text}\n\n`{info.id}` · {info.architecture} · revision `{info.revision}`"
+    facts = f"`{checkpoint_text(info.id)}` · {info.architecture} · revision `{info.revision}`"
+    return "\n\n".join([text, *(warning.message for warning in warnings), facts])
 
 
 def _percent(share: float) -> str:

@@ -1,0 +1,112 @@
+"""The models that visitors may choose: loaded once, followed on the Hub, replaced by a bundled one while it is away."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+from brain_xai import hub
+from brain_xai.checkpoint import bundled_checkpoints, is_on_hub, load_checkpoint, load_snapshot
+from brain_xai.checks import CheckpointError
+from brain_xai.classifier import Classifier, Notice
+from brain_xai.ui import texts
+
+# How often a branch is looked at, and how soon again after the Hub did not answer.
+CHECK_SECONDS = 600
+RETRY_SECONDS = 60
+# For so long after the first look, visitors wait for a model that was never fetched before another answers instead.
+PATIENCE_SECONDS = 2
+
+
+def classifier_of(checkpoint: str) -> Classifier:
+    """Return the classifier that answers for an allowed id at this moment, without waiting for the Hub.
+
+    For one on the Hub that is the newest revision known here. What else answers says so in `Classifier.notices`.
+    Raises `CheckpointError`.
+    """
+    return followed(checkpoint).classifier() if is_on_hub(checkpoint) else _local(checkpoint)
+
+
+def look_at(checkpoints: Iterable[str]) -> None:
+    """Begin to fetch those of the checkpoints that are on the Hub."""
+    for checkpoint in filter(is_on_hub, checkpoints):
+        followed(checkpoint).look()
+
+
+# Hashing the weights is for the first visitor only.
+_local = lru_cache(maxsize=4)(load_checkpoint)
+
+
+class Followed:
+    """A checkpoint on the Hub, looked at now and then by a thread of its own; what cannot be used is never shown."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._lock = threading.Lock()
+        self._looked = threading.Event()  # set while no look is under way
+        self._looked.set()
+        self._next_look, self._give_up_waiting = 0.0, 0.0
+        self._error: CheckpointError | None = None
+        self._snapshot = hub.cached(name)
+
+    def look(self) -> None:
+        """Look at the Hub in the background if it is time to; a commit that is here needs no look."""
+        with self._lock:
+            is_settled = hub.is_pinned(self.name) and self._snapshot is not None and self._error is None
+            if is_settled or not self._looked.is_set() or time.monotonic() < self._next_look:
+                return
+            self._looked.clear()
+            self._give_up_waiting = time.monotonic() + PATIENCE_SECONDS
+        # A daemon, because a server that is stopped does not wait for the Hub.
+        threading.Thread(target=self._look, name=f"look at {self.name}", daemon=True).start()
+
+    def classifier(self) -> Classifier:
+        """Return what answers now; raises `CheckpointError`."""
+        self.look()
+        if self._snapshot is None:
+            self._looked.wait(max(0.0, self._give_up_waiting - time.monotonic()))
+        snapshot, error = self._snapshot, self._error
+        if snapshot is not None:
+            return load_snapshot(self.name, replace(snapshot, notices=self._notices(snapshot, error)))
+        if error is not None and not isinstance(error, hub.HubUnreachable):
+            raise error
+        return self._stand_in(error)
+
+    def _look(self) -> None:
+        error = None
+        try:
+            snapshot = hub.pull(self.name)
+            load_snapshot(self.name, snapshot)  # what is strange is refused before any visitor meets it
+            self._snapshot = snapshot
+        except CheckpointError as refused:
+            error = refused
+            print(f"{self.name}: {error}", file=sys.stderr, flush=True)  # for the maintainer
+        finally:
+            self._error = error
+            self._next_look = time.monotonic() + (CHECK_SECONDS if error is None else RETRY_SECONDS)
+            self._looked.set()
+
+    def _notices(self, snapshot: hub.Snapshot, error: CheckpointError | None) -> tuple[Notice, ...]:
+        if error is None:
+            return ()
+        if isinstance(error, hub.HubUnreachable):
+            return (hub.unreachable_notice(self.name, snapshot.revision),)
+        return (Notice("revision_refused", texts.revision_refused(self.name, snapshot.revision)),)
+
+    def _stand_in(self, error: CheckpointError | None) -> Classifier:
+        bundled = next(iter(bundled_checkpoints()), None)
+        if bundled is None:
+            raise error or CheckpointError(f"{self.name} is being fetched, and no checkpoint is bundled.")
+        classifier = _local(bundled)
+        return _with_notice(classifier, Notice("hub_unreachable", texts.stand_in(self.name, bundled)))
+
+
+# One object for each name, and one for each stand-in: what is measured on a classifier is measured once.
+followed = lru_cache(maxsize=None)(Followed)
+
+
+@lru_cache(maxsize=4)
+def _with_notice(classifier: Classifier, notice: Notice) -> Classifier:
+    return replace(classifier, notices=(notice,))
