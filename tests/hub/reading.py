@@ -5,7 +5,8 @@ from urllib.parse import quote
 import yaml
 
 from tests.hub.errors import HubError, entry_not_found, login_required
-from tests.hub.messages import USER, Request, Response, as_json, route
+from tests.hub.messages import USER, Request, Response, as_json
+from tests.hub.routes import route
 from tests.hub.store import Commit, File, Repository, lfs_pointer
 
 PAGE, PAGE_WITH_COMMITS = 1000, 50
@@ -162,7 +163,11 @@ def _last_change(repository: Repository, commit: Commit, entry: str) -> Commit:
     """Return the commit that made a file, or what is in a folder, what it is."""
 
     def content(at: Commit) -> dict:
-        return {path: file for path, file in at.files.items() if path == entry or path.startswith(f"{entry}")}
+        return {
+            path: file
+            for path, file in at.files.items()
+            if path == entry or (entry.endswith("/") and path.startswith(entry))
+        }
 
     last = commit
     for older in repository.history(commit):

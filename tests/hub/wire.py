@@ -1,6 +1,7 @@
 """HTTP/1.1 on a socket: reads requests, sends answers, and does to both what the faults say."""
 
 import json
+import re
 import socket
 import struct
 import threading
@@ -11,7 +12,8 @@ from urllib.parse import unquote
 
 from tests.hub import reading, writing  # noqa: F401  they add their routes to the table
 from tests.hub.faults import RETRY_AFTER_S, Fault, Faults
-from tests.hub.messages import Request, Response, Site, answer, as_json, refusal
+from tests.hub.messages import Request, Response, Site, as_json, refusal
+from tests.hub.routes import answer
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _note(self, status: int, received: int, sent: int) -> None:
         """Log before the answer goes out, so that a test that has it finds the request in the log."""
-        if not self.path.startswith("/control/"):
-            self.server.log.append(Logged(self.command, unquote(self.path), status, received, sent))
+        if self.path.startswith("/control/"):
+            return
+        path = re.sub(r"[?&]signature=\w+$", "", unquote(self.path))
+        self.server.log.append(Logged(self.command, path, status, received, sent))
+        if self.server.is_talkative:
+            print(f"{status or 'cut':<4} {self.command} {path}  {received} bytes in, {sent} out", flush=True)
 
     def _control(self, body: bytes) -> Response:
         """Faults and log for tests in other processes: POST or DELETE /control/faults, GET /control/requests."""
@@ -153,5 +159,4 @@ class Handler(BaseHTTPRequestHandler):
         return as_json({})
 
     def log_message(self, format, *args):
-        if self.server.is_talkative:
-            super().log_message(format, *args)
+        """Say nothing: the log says it all."""

@@ -6,8 +6,9 @@ import json
 from fnmatch import fnmatch
 
 from tests.hub.errors import HubError, entry_not_found
-from tests.hub.messages import USER, Request, Response, as_json, route
+from tests.hub.messages import USER, Request, Response, as_json
 from tests.hub.reading import front_matter, stored
+from tests.hub.routes import route
 from tests.hub.store import Commit, Repository, large_file, regular_file
 
 LARGE = 10_000_000  # bytes: above, and wherever the first bytes are no text, a file goes to storage
@@ -57,7 +58,10 @@ def validate_yaml(request: Request) -> Response:
 
 @route("POST", "/api/{repo}/preupload/{revision}")
 def preupload(request: Request, kind: str, repo_id: str, revision: str) -> Response:
-    """Say of each file which way it goes, and what is there already: the client leaves unchanged ones out."""
+    """Say of each file which way it goes, and what is there already: the client leaves unchanged ones out.
+
+    Unlike on the real Hub, a .gitignore keeps nothing out.
+    """
     repository = request.repository(kind, repo_id, write=True)
     commit = repository.resolve(revision)
     patterns = _lfs_patterns(repository, commit)
