@@ -176,8 +176,17 @@ def _read(name: str, folder: Path, revision: str, notices: tuple[Notice, ...]) -
         temperature=own.get("temperature", 1.0),
         attribution_scale=own.get("attribution_scale", {}),
         metrics=metrics,
+        explanations=_read_explanations(folder),
         notices=notices,
     )
+
+
+def _read_explanations(folder: Path) -> dict:
+    """Return the content of explanations.json, {} where there is none or it was measured with other weights."""
+    file = folder / "explanations.json"
+    content = read_json(file) if file.is_file() else {}
+    measured = content.get("checkpoint")
+    return content if isinstance(measured, dict) and measured.get("revision") == _hash(folder / WEIGHTS) else {}
 
 
 def _hash(file: Path) -> str:

@@ -47,7 +47,8 @@ class Classifier:
 
     `temperature` (> 0) divides the logits before the softmax, so that the probabilities are calibrated.
     `attribution_scale` {method: logits} is the evidence drawn in full colour, measured on validation scans.
-    `metrics` is the content of the checkpoint's metrics.json, {} where there is none.
+    `metrics` is the content of the checkpoint's metrics.json, {} where there is none, and `explanations` that of its
+    explanations.json, how good its maps are.
     `notices` are what every answer must say about the checkpoint itself, such as: the Hub could not be reached.
     """
 
@@ -58,6 +59,7 @@ class Classifier:
     temperature: float = 1.0
     attribution_scale: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
+    explanations: Mapping = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     _private_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 

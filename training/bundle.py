@@ -27,6 +27,8 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
     shutil.copytree(run / "figures", folder / "figures")
     for name in FILES:
         shutil.copyfile(run / name, folder / name)
+    if (run / "explanations.json").is_file():
+        shutil.copyfile(run / "explanations.json", folder / "explanations.json")
     comparison = None
     if official is not None:
         shutil.copyfile(official / "metrics.json", folder / "official.json")

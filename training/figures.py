@@ -11,10 +11,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from training.results import METRIC_NAMES, with_interval
+from training.results import EXPLANATION_MEASURES, METRIC_NAMES, with_interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; lines differ in style, too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
+BASELINE_LINES = ((GREY, ":"), (GREEN, "--"), (ORANGE, "-."), (GREY, "-"))
 
 
 def save_figures(metrics: dict, folder: Path) -> None:
@@ -116,6 +117,52 @@ def reliability(metrics: dict, path: Path) -> Figure:
     lower.set_xlim(0, 1.02)
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     lower.set_xlabel("probability of the predicted class", fontsize=12)
+    return _save(figure, path)
+
+
+def explanation_quality(explanations: dict, path: Path) -> Figure:
+    """Draw how good each method's maps are, a panel for each measure, beside what maps without knowledge get.
+
+    `explanations` is the content of explanations.json.
+    """
+    methods, baselines = explanations["methods"], explanations["baselines"]
+    figure = Figure(figsize=(12, 2.4 + 0.42 * len(methods)), layout="constrained")
+    panels = figure.subplots(1, len(EXPLANATION_MEASURES), sharey=True)
+    positions = range(len(methods))
+    for axes, (measure, title) in zip(panels, EXPLANATION_MEASURES.items(), strict=True):
+        for (name, found), (colour, style) in zip(baselines.items(), BASELINE_LINES, strict=True):
+            value = found[measure]["value"]
+            axes.axvline(value, color=colour, linestyle=style, linewidth=1.5, label=name.replace("_", " "))
+        entries = [found[measure] for found in methods.values()]
+        values = np.array([entry["value"] for entry in entries])
+        ends = np.array([[entry["low"], entry["high"]] for entry in entries]).T
+        spans = np.abs(ends - values)
+        axes.errorbar(values, positions, xerr=spans, fmt="o", color=BLUE, capsize=3, linewidth=2, label="method")
+        for position, entry in zip(positions, entries, strict=True):
+            axes.annotate(
+                f"n = {entry['n']}",
+                (1, position),
+                (-2, 6),
+                xycoords=axes.get_yaxis_transform(),
+                textcoords="offset points",
+                ha="right",
+                fontsize=9,
+                color=GREY,
+            )
+        _tidy(axes)
+        axes.set_title(title, fontsize=12)
+        axes.margins(x=0.15)
+    panels[0].set_yticks(positions, methods)
+    panels[0].set_ylim(len(methods) - 0.4, -0.6)
+    panels[0].xaxis.set_major_formatter(PercentFormatter(1))
+    figure.suptitle(
+        f"{explanations['checkpoint']['architecture']}: maps against tumour boxes, test pictures never trained on, "
+        f"{explanations['target']} class explained, {explanations['interval']['level']:.0%} intervals",
+        fontsize=13,
+    )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=11, frameon=False
+    )
     return _save(figure, path)
 
 

@@ -84,6 +84,17 @@ class ClassificationMetrics(evaluate.Metric):
         }
 
 
+def ratio_with_interval(
+    numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray, samples: int = 1000, seed: int = 0
+) -> dict[str, float | None]:
+    """Return the sum of `numerators` over that of `denominators`, one number a picture, with its interval and n.
+
+    With ones below it is the mean. The interval is the percentile bootstrap over duplicate groups, as above.
+    """
+    weights = _bootstrap_weights(groups, samples, seed)
+    return _with_interval(_ratio(weights @ numerators, weights @ denominators)) | {"n": len(groups)}
+
+
 def _sorted(probabilities, references, groups, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check the inputs and bring them into one order, so that neither draws nor rounding depend on who came first."""
     probabilities, references, groups = np.asarray(probabilities, float), np.asarray(references), np.asarray(groups)

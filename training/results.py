@@ -4,6 +4,7 @@ python -m training.results [--check] README.md
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 BUNDLED = Path(__file__).parent.parent / "brain_xai" / "bundled"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+EXPLANATIONS_START, EXPLANATIONS_END = "<!-- explanations:start -->", "<!-- explanations:end -->"
 README_ROWS = ("accuracy", "macro_f1", "recall", "tumour_miss_rate", "ece")
 METRIC_NAMES = {
     "accuracy": "Accuracy",
@@ -25,6 +27,13 @@ METRIC_NAMES = {
     "nll": "NLL",
     "brier": "Brier score",
     "ece": "ECE",
+}
+EXPLANATION_MEASURES = {"pointing_game": "pointing game", "energy_lift": "energy, times chance", "srg": "SRG"}
+BASELINE_TITLES = {
+    "uniform": "*uniform*",
+    "centre": "*centre*",
+    "edges": "*edges*",
+    "random_weights": "*random weights*",
 }
 
 
@@ -89,13 +98,80 @@ def checkpoint_columns(checkpoints: Path) -> dict[str, dict]:
     return columns
 
 
+def explanations_table(columns: dict[str, dict]) -> str:
+    """Return a table of how good the maps are, methods and baselines in rows, with a line below it that names the sets.
+
+    `columns` maps a title to the content of an explanations.json.
+    """
+    header = [f"{title}: {name}" for title in columns for name in EXPLANATION_MEASURES.values()]
+    rows = []
+    for kind in ("methods", "baselines"):
+        for key in dict.fromkeys(key for column in columns.values() for key in column[kind]):
+            entries = [
+                column[kind].get(key, {}).get(name) for column in columns.values() for name in EXPLANATION_MEASURES
+            ]
+            rows.append([BASELINE_TITLES.get(key, f"`{key}`"), *(_with_n(entry) for entry in entries)])
+    return f"{markdown_table(['Maps', *header], rows)}\n\n{_explanations_footnote(columns)}"
+
+
+def _with_n(entry: dict | None) -> str:
+    return with_interval(entry) if entry is None else f"{with_interval(entry)}, n = {entry['n']}"
+
+
+def _explanations_footnote(columns: dict[str, dict]) -> str:
+    notes = []
+    for title, column in columns.items():
+        interval, test = column["interval"], column["sets"]["test"]["n"]
+        notes.append(
+            f"{title}: {column['split']} split, {test:,} test pictures with a box to draw from, seed {column['seed']}, "
+            f"{column['target']} class explained, {column['picture_size'][1]} px, "
+            f"{interval['level']:.0%} interval ({interval['method']})."
+        )
+    return " ".join(
+        [
+            "Value [low, high]. Pointing game: the strongest pixel is inside the tumour box. Energy: the share of the "
+            "positive evidence inside the box, over the box's share of the picture. SRG: how much sooner the "
+            "probability falls when the most important pixels go first. In italics: what a map without knowledge gets.",
+            *notes,
+        ]
+    )
+
+
+def explanation_columns(checkpoints: Path) -> dict[str, dict]:
+    """Return the content of every explanations.json one level below `checkpoints` that is about its weights."""
+    columns = {}
+    for file in sorted(checkpoints.glob("*/explanations.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        weights = file.with_name("model.safetensors")
+        if weights.is_file() and content["checkpoint"]["revision"] == file_hash(weights):
+            columns[file.parent.name] = content
+    return columns
+
+
+def file_hash(file: Path) -> str:
+    """Return the first twelve hexadecimal digits of a file's SHA-256: the revision of a checkpoint on this disk."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
 def insert_results(readme: str, checkpoints: Path) -> str:
-    """Return the text of a README with the results between its two markers; raises ValueError without them."""
-    before, start, rest = readme.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"The README needs a line {START} and, below it, a line {END}: the table goes between them.")
-    return f"{before}{START}\n{results_table(checkpoint_columns(checkpoints), README_ROWS)}\n{END}{after}"
+    """Return the text of a README with each table between its two markers; raises ValueError without them.
+
+    Where no checkpoint's maps were measured, the markers of that table may be missing.
+    """
+    readme = _between(readme, START, END, results_table(checkpoint_columns(checkpoints), README_ROWS))
+    measured = explanation_columns(checkpoints)
+    if not measured and EXPLANATIONS_START not in readme:
+        return readme
+    table = explanations_table(measured) if measured else "No checkpoint's maps are measured yet."
+    return _between(readme, EXPLANATIONS_START, EXPLANATIONS_END, table)
+
+
+def _between(readme: str, start: str, end: str, table: str) -> str:
+    before, found_start, rest = readme.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found_start and found_end):
+        raise ValueError(f"The README needs a line {start} and, below it, a line {end}: the table goes between them.")
+    return f"{before}{start}\n{table}\n{end}{after}"
 
 
 def main(arguments: list[str] | None = None) -> int:
