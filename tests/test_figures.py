@@ -120,6 +120,37 @@ def test_reliability_has_one_bar_per_filled_bin_and_its_count(tmp_path):
     assert [text.get_text() for text in lower.texts] == ["40", "1,960"]
 
 
+def a_map(value, n=300):
+    entry = {"value": value, "low": value - 0.05, "high": value + 0.1, "n": n}
+    return {"pointing_game": entry, "energy_lift": entry, "srg": entry | {"n": 25}}
+
+
+def test_quality_of_maps_shows_every_method_with_interval_n_and_baselines(tmp_path):
+    explanations = {
+        "checkpoint": {"architecture": "resnet18"},
+        "target": "true",
+        "interval": {"level": 0.95},
+        "methods": {"grad_cam": a_map(0.6), "occlusion": a_map(0.4, 20)},
+        "baselines": {name: a_map(0.1 * i) for i, name in enumerate(("uniform", "centre", "edges", "random_weights"))},
+    }
+    figure = figures.explanation_quality(explanations, tmp_path / "explanations.png")
+    assert [axes.get_title() for axes in figure.axes] == ["pointing game", "energy, times chance", "SRG"]
+    for axes, counts in zip(figure.axes, (["n = 300", "n = 20"], ["n = 300", "n = 20"], ["n = 25"] * 2), strict=True):
+        assert [text.get_text() for text in axes.texts] == counts
+        points = [line for line in axes.lines if line.get_marker() == "o"]
+        assert [list(line.get_xdata()) for line in points] == [[0.6, 0.4]]
+        [bars] = axes.collections
+        ends = [[tuple(point) for point in segment] for segment in bars.get_segments()]
+        assert np.array(ends).ravel() == pytest.approx([0.55, 0, 0.7, 0, 0.35, 1, 0.5, 1])
+        lines = {line.get_label(): line.get_xdata()[0] for line in axes.lines if "uniform" in line.get_label()}
+        assert lines == {"uniform": 0}
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["grad_cam", "occlusion"]
+    for part in ("random weights", "never trained on", "true class explained", "95% intervals"):
+        assert part in texts(figure)
+    with Image.open(tmp_path / "explanations.png") as picture:
+        assert picture.format == "PNG"
+
+
 def test_colours_stay_apart_for_colour_blind_readers():
     """Simulated with the matrices of Viénot et al. 1999 (protanopia, deuteranopia) and in grey."""
     hexes = (figures.BLUE, figures.ORANGE, figures.GREEN)

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from training.results import END, START, checkpoint_columns, insert_results, main, results_table, with_interval
+from training.results import (
+    END,
+    EXPLANATIONS_END,
+    EXPLANATIONS_START,
+    START,
+    checkpoint_columns,
+    explanation_columns,
+    explanations_table,
+    file_hash,
+    insert_results,
+    main,
+    results_table,
+    with_interval,
+)
 
 INTERVAL = {"level": 0.95, "method": "percentile bootstrap by duplicate group", "samples": 1000, "seed": 0}
 
@@ -146,3 +159,78 @@ def test_it_runs_as_a_command(readme, checkpoints):
     done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 1
     assert "out of date" in done.stderr
+
+
+# How good the maps are
+
+
+def found(pointing, srg, n=300):
+    return {
+        "pointing_game": scored(pointing) | {"n": n},
+        "energy_lift": scored(5.0) | {"n": n},
+        "srg": scored(srg) | {"n": 25},
+    }
+
+
+def explanations(revision="abc", methods=("grad_cam",)):
+    return {
+        "checkpoint": {"name": "r18", "revision": revision, "architecture": "resnet18"},
+        "split": "purged",
+        "seed": 2,
+        "target": "true",
+        "picture_size": [160, 160],
+        "sets": {"test": {"n": 480}},
+        "interval": INTERVAL,
+        "methods": {method: found(0.6, 0.3) for method in methods},
+        "baselines": {"uniform": found(0.02, 0.0), "random_weights": found(0.03, 0.01)},
+    }
+
+
+@pytest.fixture
+def measured(checkpoints):
+    """The same checkpoints, one of them with measured maps."""
+    weights = checkpoints / "resnet18" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    (checkpoints / "resnet18" / "explanations.json").write_text(json.dumps(explanations(file_hash(weights))))
+    return checkpoints
+
+
+def test_the_table_of_maps_word_for_word():
+    columns = {"a": explanations(methods=["grad_cam", "occlusion"]), "b": explanations()}
+    table, note = explanations_table(columns).split("\n\n")
+    cells = "0.600 [0.590, 0.610], n = 300 | 5.000 [4.990, 5.010], n = 300 | 0.300 [0.290, 0.310], n = 25"
+    assert table.splitlines()[0] == (
+        "| Maps | a: pointing game | a: energy, times chance | a: SRG "
+        "| b: pointing game | b: energy, times chance | b: SRG |"
+    )
+    assert table.splitlines()[2] == f"| `grad_cam` | {cells} | {cells} |"
+    assert table.splitlines()[3] == f"| `occlusion` | {cells} | – | – | – |"
+    assert [line.split(" | ")[0] for line in table.splitlines()[4:]] == ["| *uniform*", "| *random weights*"]
+    assert (
+        "b: purged split, 480 test pictures with a box to draw from, seed 2, true class explained, 160 px, "
+        "95% interval (percentile bootstrap by duplicate group)." in note
+    )
+
+
+def test_a_readme_gets_both_tables(readme, measured):
+    text = readme.read_text(encoding="utf-8") + f"\n{EXPLANATIONS_START}\nolder\n{EXPLANATIONS_END}\nReally.\n"
+    written = insert_results(text, measured)
+    assert "| Test images |" in written
+    assert f"{EXPLANATIONS_START}\n| Maps | resnet18: pointing game |" in written
+    assert written.endswith(f"{EXPLANATIONS_END}\nReally.\n")
+    assert "older" not in written
+    assert insert_results(written, measured) == written
+
+
+def test_numbers_of_other_weights_are_left_out(readme, measured):
+    assert list(explanation_columns(measured)) == ["resnet18"]
+    (measured / "resnet18" / "model.safetensors").write_bytes(b"other weights")
+    assert explanation_columns(measured) == {}
+    text = readme.read_text(encoding="utf-8") + f"{EXPLANATIONS_START}\n{EXPLANATIONS_END}\n"
+    assert "No checkpoint's maps are measured yet." in insert_results(text, measured)
+
+
+def test_markers_for_maps_are_needed_once_there_are_numbers(readme, measured, capsys):
+    with pytest.raises(SystemExit):
+        main([str(readme), "--checkpoints", str(measured)])
+    assert EXPLANATIONS_START in capsys.readouterr().err
