@@ -31,6 +31,7 @@ from training.explanations import (
     BOOTSTRAP_SAMPLES,
     Measuring,
     choose_methods,
+    faithfulness,
     main,
     measure_all,
     measure_explanations,
@@ -337,6 +338,21 @@ def test_a_model_that_looks_at_the_mark_beats_every_baseline():
     assert found["consensus_weights"] == {"occlusion": 1}
     assert set(found["by_answer"]["wrong"]) == set()
     assert found["by_answer"]["right"]["occlusion"]["pointing_game"]["n"] == 8
+
+
+def test_blurred_pixels_replace_less_than_black_ones():
+    model = Brightest().eval().requires_grad_(False)
+    info = CheckpointInfo("test", "0", "Brightest")
+    classifier = Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), info)
+    scans = pictures("pituitary", range(3))
+    gains = {}
+    for baseline in ("black", "blurred"):
+        measuring = Measuring(classifier, {"test": scans}, {"test": scans.labels}, 3, 0, baseline)
+        gains[baseline] = faithfulness(measuring, "brightness", lambda pixels, target: pixels.astype(np.float32), 1.0)
+    assert gains["black"]["srg"]["n"] == 3
+    # Black takes all brightness away at the first step; blurred, a part of the mark stays bright for longer.
+    assert gains["black"]["deletion"]["value"] < gains["blurred"]["deletion"]["value"]
+    assert all(found["srg"]["value"] > 0 for found in gains.values())
 
 
 def test_weights_for_the_consensus_come_from_what_beats_chance_on_validation():

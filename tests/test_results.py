@@ -178,6 +178,7 @@ def explanations(revision="abc", methods=("grad_cam",)):
         "split": "purged",
         "seed": 2,
         "target": "true",
+        "baseline": "black",
         "picture_size": [160, 160],
         "sets": {"test": {"n": 480}},
         "interval": INTERVAL,
@@ -208,7 +209,7 @@ def test_the_table_of_maps_word_for_word():
     assert [line.split(" | ")[0] for line in table.splitlines()[4:]] == ["| *uniform*", "| *random weights*"]
     assert (
         "b: purged split, 480 test pictures with a box to draw from, seed 2, true class explained, 160 px, "
-        "95% interval (percentile bootstrap by duplicate group)." in note
+        "pixels replaced by black ones for SRG, 95% interval (percentile bootstrap by duplicate group)." in note
     )
 
 

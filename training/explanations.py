@@ -61,6 +61,7 @@ class Measuring:
     targets: dict[str, np.ndarray]
     limit: int
     seed: int
+    baseline: str = "black"
 
     def count(self, name: str, share: float) -> int:
         """Return how many pictures of a set are measured: a third as many of validation, which only chooses."""
@@ -92,13 +93,15 @@ def measure_explanations(
     limit: int = 300,
     seed: int = 0,
     target: str = "true",
+    baseline: str = "black",
     command: str = "",
 ) -> dict:
     """Measure the methods, write `explanations.json` and its figure, and return the content of the file.
 
     `checkpoint` is "bundled/<name>" or a folder. `limit` is the number of test pictures for methods that cost a few
     forward passes; the dearer ones get fewer. `target` is "true" (the label of the box, as is usual for localisation)
-    or "predicted". Raises `DataError`, `CheckpointError` and, for a method that does not exist, `ValueError`.
+    or "predicted"; `baseline` is what replaces pixels for SRG, "black" or "blurred". Raises `DataError`,
+    `CheckpointError` and, for a method that does not exist, `ValueError`.
     """
     started = time.perf_counter()
     folder = BUNDLED / Path(checkpoint).name if checkpoint.startswith("bundled/") else Path(checkpoint)
@@ -108,7 +111,7 @@ def measure_explanations(
     sets = held_out_scans(classifier, training, data_dir, boxes, seed)
     answers = {name: predictions(classifier, scans.pixels[:limit]) for name, scans in sets.items()}
     targets = answers if target == "predicted" else {name: scans.labels for name, scans in sets.items()}
-    measured = measure_all(Measuring(classifier, sets, targets, limit, seed), chosen, answers["test"])
+    measured = measure_all(Measuring(classifier, sets, targets, limit, seed, baseline), chosen, answers["test"])
     content = {
         "checkpoint": {
             "name": folder.resolve().name,
@@ -117,6 +120,7 @@ def measure_explanations(
         },
         "split": classifier.metrics["split"],
         "target": target,
+        "baseline": baseline,
         "seed": seed,
         "limit": limit,
         "data": {"fingerprint": classifier.metrics["data"]["fingerprint"]},
@@ -270,7 +274,7 @@ def summary(measuring: Measuring, rows: Rows) -> dict[str, dict]:
 
 
 def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: float) -> dict[str, dict]:
-    """Replace pixels by black in the order of the map, and see how the calibrated probability of the class falls."""
+    """Replace pixels in the order of the map, and see how the calibrated probability of the class falls."""
     classifier, scans, targets = measuring.classifier, measuring.sets["test"], measuring.targets["test"]
     height, width = classifier.preprocessing.size
     black = classifier.prepare(Image.new("L", (width, height))).pixel_values
@@ -282,8 +286,9 @@ def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: f
             return torch.softmax(classifier.logits(pixel_values) / classifier.temperature, dim=1)[:, target]
 
         pixel_values = classifier.prepare(Image.fromarray(scans.pixels[i])).pixel_values
+        baseline = black if measuring.baseline == "black" else quality.blurred(pixel_values)
         attribution = attribute(scans.pixels[i], targets[i])
-        rows.append(quality.faithfulness(probability, pixel_values, attribution, black, seed=measuring.seed + i))
+        rows.append(quality.faithfulness(probability, pixel_values, attribution, baseline, seed=measuring.seed + i))
     return means(measuring, rows)
 
 
@@ -390,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help="keys of METHODS; all by default")
     parser.add_argument("--limit", type=int, default=300, help="test pictures for cheap methods; others get fewer")
     parser.add_argument("--target", choices=("true", "predicted"), default="true", help="the class that is explained")
+    parser.add_argument("--baseline", choices=("black", "blurred"), default="black", help="replaces pixels for SRG")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "training.explanations", *arguments])

@@ -124,14 +124,16 @@ def _explanations_footnote(columns: dict[str, dict]) -> str:
         interval, test = column["interval"], column["sets"]["test"]["n"]
         notes.append(
             f"{title}: {column['split']} split, {test:,} test pictures with a box to draw from, seed {column['seed']}, "
-            f"{column['target']} class explained, {column['picture_size'][1]} px, "
+            f"{column['target']} class explained, {column['picture_size'][1]} px, pixels replaced by "
+            f"{column['baseline']} ones for SRG, "
             f"{interval['level']:.0%} interval ({interval['method']})."
         )
     return " ".join(
         [
             "Value [low, high]. Pointing game: the strongest pixel is inside the tumour box. Energy: the share of the "
             "positive evidence inside the box, over the box's share of the picture. SRG: how much sooner the "
-            "probability falls when the most important pixels go first. In italics: what a map without knowledge gets.",
+            "probability falls when the most important pixels are replaced first. In italics: what a map without "
+            "knowledge gets.",
             *notes,
         ]
     )
