@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import hashlib
 import io
 import itertools
 import json
@@ -18,8 +19,9 @@ from PIL import Image
 
 from brain_xai.checkpoint import save_checkpoint
 from brain_xai.preprocess import Preprocessing
+from tests.served import served
 from training.figures import save_figures
-from training.model_card import model_card
+from training.model_card import card_of, model_card
 
 LABELS = ["glioma", "meningioma", "notumor", "pituitary"]
 
@@ -204,7 +206,15 @@ def test_every_figure_it_shows_is_one_that_is_drawn(card, tmp_path):
     assert all((tmp_path / name).is_file() for name in shown)
 
 
-def test_its_code_works_and_the_three_libraries_agree(tmp_path):
+def run(snippet, folder):
+    """Run code of a card and return what it printed."""
+    code = snippet.replace("FOLDER", str(folder / "checkpoint")).replace("scan.png", str(folder / "scan.png"))
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(code, {})
+    return ast.literal_eval(output.getvalue().splitlines()[-1])
+
+
+def test_its_code_works_and_the_libraries_agree(tmp_path):
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=4).eval()
     model.get_classifier().weight.data *= 30
@@ -221,13 +231,84 @@ def test_its_code_works_and_the_three_libraries_agree(tmp_path):
     snippets = re.findall(r"```python\n(.*?)```", model_card(config, make_metrics()), re.DOTALL)
     printed = []
     for snippet in snippets:
-        code = snippet.replace("FOLDER", str(tmp_path / "checkpoint")).replace("scan.png", str(tmp_path / "scan.png"))
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            exec(code, {})
-        printed.append(ast.literal_eval(output.getvalue()))
-    ours, of_timm, of_transformers = printed
+        if "gradio_client" in snippet:
+            with served(str(tmp_path / "checkpoint")) as (_, address):
+                printed.append(run(snippet.replace("http://127.0.0.1:7860", address), tmp_path))
+            continue
+        printed.append(run(snippet, tmp_path))
+    ours, of_app, of_timm, of_transformers = printed
     assert max(ours.values()) > 0.3
+    assert of_app == pytest.approx(ours, abs=1e-6)
     assert of_timm == pytest.approx(ours, abs=1e-4)
     uncalibrated = {answer["label"]: answer["score"] for answer in of_transformers}
     roots = {label: uncalibrated[label] ** 0.5 for label in LABELS}  # a temperature of 2 takes the square root
     assert {label: root / sum(roots.values()) for label, root in roots.items()} == pytest.approx(ours, abs=1e-3)
+
+
+def make_explanations():
+    entry = {"value": 0.4321, "low": 0.4, "high": 0.5, "n": 77}
+    found = {"pointing_game": entry, "energy_lift": entry | {"value": 6.543}, "srg": entry | {"value": 0.2109}}
+    return {
+        "checkpoint": {"revision": "abc"},
+        "split": "purged",
+        "target": "true",
+        "seed": 0,
+        "picture_size": [160, 160],
+        "baseline": "black",
+        "sets": {"test": {"n": 345}},
+        "interval": {"level": 0.95, "method": "bootstrap"},
+        "methods": {"grad_cam": found},
+        "baselines": {"centre": found},
+        "not_applicable": {"guided_backprop": "Not every activation is a ReLU."},
+        "command": "python -m training.explanations --seed 0",
+    }
+
+
+def test_measured_maps_are_in_the_card():
+    text = model_card(make_config(), make_metrics(), explanations=make_explanations(), has_maps=True)
+    for part in ("`grad_cam`", "0.432 [0.400, 0.500], n = 77", "6.543", "0.211", "*centre*"):
+        assert part in text
+    assert "`guided_backprop` does not work here: Not every activation is a ReLU." in text
+    assert "Measured with `python -m training.explanations --seed 0`." in text
+    assert "figures/maps.png" in text
+    without = model_card(make_config(), make_metrics())
+    assert "were not measured against tumour outlines" in " ".join(without.split())
+    assert "figures/maps.png" not in without
+
+
+def test_explanations_of_other_weights_are_left_out(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(make_config()))
+    (tmp_path / "metrics.json").write_text(json.dumps(make_metrics()))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    explanations = make_explanations()
+    for revision, is_shown in (("abc", False), (hashlib.sha256(b"weights").hexdigest()[:12], True)):
+        explanations["checkpoint"]["revision"] = revision
+        (tmp_path / "explanations.json").write_text(json.dumps(explanations))
+        assert ("`grad_cam`" in card_of(tmp_path)) == is_shown
+    (tmp_path / "explanations.json").unlink()
+    assert "`grad_cam`" not in card_of(tmp_path)
+
+
+def test_a_published_card_names_the_checkpoint():
+    text = model_card(make_config(), make_metrics(), published="org/name@run-1")
+    assert "FOLDER" not in text
+    assert 'load_checkpoint("org/name@run-1")' in text
+    assert '"hf-hub:org/name@run-1"' in text
+    assert 'model="org/name", revision="run-1"' in text
+
+
+def test_a_known_start_is_named_as_base_model():
+    metrics = make_metrics()
+    assert ModelCard(model_card(make_config(), metrics)).data.base_model is None
+    metrics["init"] = "timm's pretrained weights of resnet18"
+    data = ModelCard(model_card(make_config(), metrics)).data
+    assert data.base_model == "timm/resnet18.a1_in1k"
+    assert data.base_model_relation == "finetune"
+
+
+def test_misses_are_counted_for_each_tumour():
+    metrics, config = make_metrics(), make_config()
+    metrics["test"]["confusion_matrix"] = [[50, 0, 3, 0], [4, 50, 7, 19], [0, 11, 50, 0], [0, 0, 0, 50]]
+    config["brain_xai"]["training"] = {"no_tumor_label": "notumor"}
+    assert "`glioma` 3 of 53, `meningioma` 7 of 80, `pituitary` 0 of 50." in model_card(config, metrics)
+    assert "Misses" not in model_card(make_config(), metrics)

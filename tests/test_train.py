@@ -61,7 +61,7 @@ def test_the_folder_holds_a_checkpoint(trained):
     folder, printed = trained
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     examples = {f"examples/{label}.png" for label in LABELS}
-    figures = {f"figures/{name}.png" for name in ("curves", "confusion_matrix", "reliability")}
+    figures = {f"figures/{name}.png" for name in ("curves", "confusion_matrix", "reliability", "maps")}
     assert files == {"config.json", "model.safetensors", "metrics.json", "README.md"} | examples | figures
     assert "waiting for data" in printed
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -98,6 +98,7 @@ def test_bundling_leaves_the_scans_behind(trained, tmp_path):
     folder, _ = trained
     bundle(folder, tmp_path / "bundled", official=folder)
     assert not (tmp_path / "bundled" / "examples").exists()
+    assert not (tmp_path / "bundled" / "figures" / "maps.png").exists()
     assert (tmp_path / "bundled" / "official.json").is_file()
     assert load_checkpoint(tmp_path / "bundled").info.revision == load_checkpoint(folder).info.revision
     card = (tmp_path / "bundled" / "README.md").read_text()

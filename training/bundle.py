@@ -4,12 +4,11 @@ python -m training.bundle runs/r18 resnet18 [--official runs/r18_official]
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 from brain_xai.checkpoint import BUNDLED, WEIGHTS
-from training.model_card import model_card
+from training.model_card import card_of
 
 FILES = ("config.json", WEIGHTS, "metrics.json")
 # The Hub and plain git both refuse larger files outside of large-file storage.
@@ -24,19 +23,14 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
     if (run / WEIGHTS).stat().st_size > MAX_BYTES:
         raise ValueError(f"{run / WEIGHTS} is larger than {MAX_BYTES / 1e6:.0f} MB and cannot be bundled.")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(run / "figures", folder / "figures")
+    shutil.copytree(run / "figures", folder / "figures", ignore=shutil.ignore_patterns("maps.png"))  # shows scans
     for name in FILES:
         shutil.copyfile(run / name, folder / name)
     if (run / "explanations.json").is_file():
         shutil.copyfile(run / "explanations.json", folder / "explanations.json")
-    comparison = None
     if official is not None:
         shutil.copyfile(official / "metrics.json", folder / "official.json")
-        comparison = json.loads((folder / "official.json").read_text(encoding="utf-8"))
-    config, metrics = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("config.json", "metrics.json")
-    )
-    (folder / "README.md").write_text(model_card(config, metrics, comparison), encoding="utf-8")
+    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 
 def main() -> None:

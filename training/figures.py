@@ -46,7 +46,7 @@ def curves(history: list[dict], path: Path) -> Figure:
         fontsize=13,
     )
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=12, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def confusion_matrix(metrics: dict, path: Path) -> Figure:
@@ -71,7 +71,7 @@ def confusion_matrix(metrics: dict, path: Path) -> Figure:
     axes.set_ylabel("true class", fontsize=12)
     axes.spines[:].set_visible(False)
     axes.set_title(_title("Confusion matrix", metrics, "accuracy"), fontsize=13)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def reliability(metrics: dict, path: Path) -> Figure:
@@ -117,7 +117,7 @@ def reliability(metrics: dict, path: Path) -> Figure:
     lower.set_xlim(0, 1.02)
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     lower.set_xlabel("probability of the predicted class", fontsize=12)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def explanation_quality(explanations: dict, path: Path) -> Figure:
@@ -163,7 +163,7 @@ def explanation_quality(explanations: dict, path: Path) -> Figure:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=11, frameon=False
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _title(what: str, metrics: dict, metric: str) -> str:
@@ -216,7 +216,8 @@ def _tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Figure:
+def save(figure: Figure, path: Path) -> Figure:
+    """Write a figure as PNG and return it."""
     # Without matplotlib's version in the file, the same metrics give the same bytes.
     figure.savefig(path, dpi=130, format="png", metadata={"Software": None})
     return figure

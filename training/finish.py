@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +25,19 @@ from brain_xai.trust import fit_temperature
 from training.data import Scans, Splits
 from training.duplicates import duplicate_report
 from training.figures import save_figures
+from training.hub import push_after_training
 from training.loader import ToInput
+from training.maps import Answers, save_maps
 from training.metrics import ClassificationMetrics
-from training.model_card import model_card
+from training.model_card import card_of
 from training.resume import clear_state
 
 if TYPE_CHECKING:
     from training.train import TrainConfig
 
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
+# Where a checkpoint goes says nothing about how it was made.
+NO_SETTINGS = ("output_dir", "push_to_hub", "private", "revision")
 # Maps of so many validation pictures set the scale of a method's colours; occlusion costs seconds a picture.
 SCALE_PICTURES = {"occlusion": 16}
 SCALE_PICTURES_OTHERWISE = 200
@@ -66,14 +70,15 @@ def finish(
 
     logits = predict(model, scans, splits.validation, to_input)
     section = {"temperature": fit_temperature(logits, torch.tensor(scans.labels[splits.validation]))}
-    section |= {"training": {key: value for key, value in asdict(config).items() if key != "output_dir"}}
+    section |= {"training": {key: value for key, value in asdict(config).items() if key not in NO_SETTINGS}}
     classifier = write_checkpoint(config, model, preprocessing, scans, splits.validation, logits, section)
 
     on_device = copy.deepcopy(classifier.model).to(accelerator.device)
     temperature = classifier.temperature
+    measured = {"validation": splits.validation, "test": splits.test}
+    answers = {name: predict(on_device, scans, indices, to_input) for name, indices in measured.items()}
     results = {
-        name: measure(predict(on_device, scans, indices, to_input) / temperature, scans, groups, indices, config)
-        for name, indices in (("validation", splits.validation), ("test", splits.test))
+        name: measure(answers[name] / temperature, scans, groups, indices, config) for name, indices in measured.items()
     }
     # A resumed run ends as one that was never stopped, so its command is that one's.
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
@@ -97,10 +102,14 @@ def finish(
     write_json(folder / "metrics.json", metrics)
     save_figures(metrics, folder / "figures")
     write_examples(folder, scans, splits.test, config.seed)
-    config_json = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "README.md").write_text(model_card(config_json, metrics), encoding="utf-8")
+    tested = Answers(scans.pixels[splits.test], scans.labels[splits.test], answers["test"].argmax(dim=1).numpy())
+    drawn = replace(classifier, attribution_scale=section["attribution_scale"])
+    save_maps(drawn, tested, config.seed, folder / "figures" / "maps.png")
+    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
     clear_state(folder)
     report(folder, metrics)
+    if config.push_to_hub:
+        push_after_training(folder, config.push_to_hub, config.private, config.revision)
 
 
 @torch.inference_mode()

@@ -76,6 +76,10 @@ class TrainConfig:
     patience: int = field(default=10, metadata={"help": "Epochs without a better macro-F1 before stopping."})
     resume: bool = field(default=False, metadata={"help": "Go on after the last finished epoch in --output-dir."})
 
+    push_to_hub: str | None = field(default=None, metadata={"help": "Publish the checkpoint as org/name at the end."})
+    private: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to publish on; made if missing."})
+
     @property
     def epoch_sizes(self) -> list[int]:
         """Picture size of each epoch; raises `DataError`."""
