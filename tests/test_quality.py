@@ -11,7 +11,7 @@ from torch import nn
 
 from brain_xai.quality import (
     BASELINES,
-    best_ious,
+    area_ious,
     blurred,
     box_accuracy,
     box_share,
@@ -100,7 +100,7 @@ def test_a_box_of_one_pixel_at_the_border():
     peak = with_pixels((0, 3, 2), (1, 1, 2 / 3))
     assert pointing_game(peak, corner) == rank_accuracy(peak, corner) == 1
     assert energy_in_box(peak, corner) == pytest.approx(0.75)
-    assert best_ious(peak, corner, [0.5]).tolist() == [1]
+    assert area_ious(peak, corner, [0.5]).tolist() == [1]
     assert pointing_game(with_pixels((3, 0, 1)), corner, tolerance=4) == 0
     assert pointing_game(with_pixels((3, 0, 1)), corner, tolerance=4.25) == 1
 
@@ -135,17 +135,24 @@ def test_iou_by_hand():
     assert iou((0, 0, 2, 2), (2, 2, 4, 4)) == iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
 
 
-def test_best_ious_by_hand():
-    # At half of the peak (2, 2) joins (1, 1) across the corner, and their box is the box; (3, 0) stays apart.
+def test_area_ious_by_hand():
+    # At half of the peak (2, 2) joins (1, 1) across the corner, and their box is the box; (3, 0) stays apart. Above,
+    # two areas of one pixel are left, of which the first counts, and at last only the peak.
     touching = with_pixels((1, 1, 4), (2, 2, 2), (3, 0, 3))
-    assert best_ious(touching, BOX, [0.5, 0.6, 1.0]).tolist() == [1, 0.25, 0.25]
-    assert best_ious(touching, (3, 0, 4, 1), [0.5, 0.8]).tolist() == [1, 0]
+    assert area_ious(touching, BOX, [0.5, 0.6, 1.0]).tolist() == [1, 0.25, 0.25]
+    assert area_ious(touching, (3, 0, 4, 1), [0.5, 0.6]).tolist() == [0, 0]
 
 
-def test_best_ious_of_maps_that_mark_nothing_or_everything():
-    assert best_ious(NEGATIVE, BOX, [0.0, 0.5]).tolist() == best_ious(NOTHING, BOX, [0.0, 0.5]).tolist() == [0, 0]
-    assert best_ious(CONSTANT, BOX, [0.0, 1.0]).tolist() == [0.25, 0.25]
-    assert best_ious(with_pixels((1, 1, 1), rest=-1.0), BOX, [0.0]).tolist() == [0.25], "0 stays no evidence"
+def test_crumbs_do_not_find_the_box_by_luck():
+    crumbs = with_pixels((1, 1, 1), (1, 5, 1), (5, 1, 1), (5, 5, 1), (5, 6, 1), side=8)
+    assert area_ious(crumbs, (1, 1, 2, 2), [0.5]).tolist() == [0]
+    assert area_ious(crumbs, (5, 5, 6, 7), [0.5]).tolist() == [1], "the largest of them"
+
+
+def test_area_ious_of_maps_that_mark_nothing_or_everything():
+    assert area_ious(NEGATIVE, BOX, [0.0, 0.5]).tolist() == area_ious(NOTHING, BOX, [0.0, 0.5]).tolist() == [0, 0]
+    assert area_ious(CONSTANT, BOX, [0.0, 1.0]).tolist() == [0.25, 0.25]
+    assert area_ious(with_pixels((1, 1, 1), rest=-1.0), BOX, [0.0]).tolist() == [0.25], "0 stays no evidence"
 
 
 def test_box_accuracy_is_the_share_of_levels_reached():

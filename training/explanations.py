@@ -44,7 +44,7 @@ BOOTSTRAP_SAMPLES = 1000
 SHARES = ((12, 1.0), (50, 0.25), (inf, 1 / 15))
 LEAST = 10
 # Of the pictures: for the curves of faithfulness, and for sensitivity and sanity, which take several maps each.
-FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 12, 1 / 30
+FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 8, 1 / 30
 NOISY_DRAWS = 3
 MEASURES_OF_SLICES = ("pointing_game", "energy_in_box", "energy_lift")
 
@@ -236,12 +236,12 @@ def place(attribution: np.ndarray, fractions: np.ndarray) -> dict[str, float | n
         "energy_in_box": quality.energy_in_box(attribution, box),
         "rank_accuracy": quality.rank_accuracy(attribution, box),
         "box_share": quality.box_share(box, attribution.shape),
-        "ious": quality.best_ious(attribution, box, THRESHOLDS),
+        "ious": quality.area_ious(attribution, box, THRESHOLDS),
     }
 
 
 def box_accuracies(rows: Rows) -> np.ndarray:
-    """Return MaxBoxAccV2 of each picture at each threshold, [n, thresholds]."""
+    """Return the box accuracy of each picture at each threshold, [n, thresholds]."""
     return np.vectorize(quality.box_accuracy)(rows["ious"])
 
 
