@@ -41,10 +41,10 @@ TOLERANCE = 15  # pixels of the view
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 BOOTSTRAP_SAMPLES = 1000
 # A method whose map costs up to so many forward passes is measured on this share of the pictures.
-SHARES = ((12, 1.0), (50, 0.25), (inf, 1 / 15))
+SHARES = ((12, 1.0), (120, 1 / 6), (inf, 1 / 15))
 LEAST = 10
 # Of the pictures: for the curves of faithfulness, and for sensitivity and sanity, which take several maps each.
-FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 8, 1 / 30
+FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 10, 1 / 30
 NOISY_DRAWS = 3
 MEASURES_OF_SLICES = ("pointing_game", "energy_in_box", "energy_lift")
 
@@ -64,8 +64,8 @@ class Measuring:
     baseline: str = "black"
 
     def count(self, name: str, share: float) -> int:
-        """Return how many pictures of a set are measured: a third as many of validation, which only chooses."""
-        share = share / 3 if name == "validation" else share
+        """Return how many pictures of a set are measured: a quarter as many of validation, which only chooses."""
+        share = share / 4 if name == "validation" else share
         return min(len(self.sets[name]), self.limit, max(LEAST, round(share * self.limit)))
 
     def attribute(self, method: str) -> Attribute:
@@ -80,9 +80,13 @@ class Measuring:
 
         return attribute
 
-    def randomised(self, share: float = 1.0) -> "Measuring":
-        model = quality.randomised(self.classifier.model, share, self.seed).requires_grad_(False)
-        return replace(self, classifier=replace(self.classifier, model=model))
+    def randomised(self) -> dict[str, "Measuring"]:
+        """Return the same for models that have forgotten the upper half of their layers, and all of them."""
+        others = {}
+        for name, share in (("randomised_half", 0.5), ("randomised", 1.0)):
+            model = quality.randomised(self.classifier.model, share, self.seed).requires_grad_(False)
+            others[name] = replace(self, classifier=replace(self.classifier, model=model))
+        return others
 
 
 def measure_explanations(
@@ -160,16 +164,18 @@ def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tup
 def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarray) -> dict:
     """Measure methods and baselines; `answers` are the predicted classes of the test pictures."""
     weights, rows, shares = {}, {}, {}
+    forgetful = measuring.randomised()
     found = {"methods": {}, "baselines": {}, "alignment": {}}
     for method in methods:
         if method == CONSENSUS:
             informed = {"consensus_weights": normalised(weights)}
             measuring = replace(measuring, classifier=replace(measuring.classifier, explanations=informed))
+            forgetful = measuring.randomised()
         cost, settings = cost_of(measuring, method)
         shares[method] = next(share for passes, share in SHARES if cost <= passes)
         attribute = measuring.attribute(method)
         results, validation, rows[method] = measure(measuring, method, attribute, shares[method], settings)
-        results |= stability(measuring, method, attribute, shares[method])
+        results |= stability(measuring, forgetful, method, attribute, shares[method])
         found["methods"][method] = results | {"cost": round(cost, 1)}
         if method != CONSENSUS:
             weights[method] = skill(validation)
@@ -178,8 +184,8 @@ def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarra
     for name, draw in quality.BASELINES.items():
         results, _, rows[name] = measure(measuring, name, lambda pixels, target, draw=draw: draw(pixels), 1.0)
         found["baselines"][name] = results
-    forgetful = measuring.randomised().attribute(methods[0])
-    results, _, rows["random_weights"] = measure(measuring, "random_weights", forgetful, shares[methods[0]])
+    knows_nothing = forgetful["randomised"].attribute(methods[0])
+    results, _, rows["random_weights"] = measure(measuring, "random_weights", knows_nothing, shares[methods[0]])
     found["baselines"]["random_weights"] = results | {"method": methods[0]}
     return found | slices(measuring, rows, answers) | {"consensus_weights": normalised(weights)}
 
@@ -292,14 +298,13 @@ def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: f
     return means(measuring, rows)
 
 
-def stability(measuring: Measuring, method: str, attribute: Attribute, share: float) -> dict[str, dict]:
+def stability(
+    measuring: Measuring, forgetful: dict[str, Measuring], method: str, attribute: Attribute, share: float
+) -> dict[str, dict]:
     """Return how far a method's maps move with a little noise, and how much stays when the model forgets its layers."""
     scans, targets = measuring.sets["test"], measuring.targets["test"]
     count = min(len(scans), measuring.limit, max(3, round(share * STABILITY_SHARE * measuring.limit)))
-    forgetful = {
-        "randomised_half": measuring.randomised(0.5).attribute(method),
-        "randomised": measuring.randomised().attribute(method),
-    }
+    others = {name: other.attribute(method) for name, other in forgetful.items()}
     rows = []
     for i in tqdm(range(count), desc=f"{method}: stability", leave=False):
 
@@ -308,7 +313,7 @@ def stability(measuring: Measuring, method: str, attribute: Attribute, share: fl
 
         row = {"max_sensitivity": quality.max_sensitivity(of_picture, scans.pixels[i] / 255, draws=NOISY_DRAWS, seed=i)}
         learnt = attribute(scans.pixels[i], targets[i])
-        for name, other in forgetful.items():
+        for name, other in others.items():
             row[name] = quality.rank_similarity(learnt, other(scans.pixels[i], targets[i]))
         rows.append(row)
     return means(measuring, rows)
