@@ -122,12 +122,12 @@ def load_checkpoint(checkpoint: str | os.PathLike = "default") -> Classifier:
     folder = checkpoint_folder(name)
     if name.startswith("bundled/") and not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"There is no {name}. Bundled are: {', '.join(bundled_checkpoints())}.")
-    return _load(name, folder, _hash(folder / WEIGHTS), ())
+    return _load(name, folder, _hash(folder / WEIGHTS), (), _written(folder))
 
 
 def load_snapshot(name: str, snapshot: hub.Snapshot) -> Classifier:
     """Load the `Classifier` in a snapshot of the Hub's repository `name`; raises `CheckpointError`."""
-    return _load(name, snapshot.folder, snapshot.revision, snapshot.notices)
+    return _load(name, snapshot.folder, snapshot.revision, snapshot.notices, ())  # a commit never changes
 
 
 def _pull_or_cached(name: str) -> hub.Snapshot:
@@ -140,9 +140,9 @@ def _pull_or_cached(name: str) -> hub.Snapshot:
         return replace(earlier, notices=(hub.unreachable_notice(name, earlier.revision),))
 
 
-# Commit and notices are part of the key, so an answer never comes with those of another.
+# Commit, notices and times are part of the key, so an answer never comes with those of another.
 @lru_cache(maxsize=4)
-def _load(name: str, folder: Path, revision: str, notices: tuple[Notice, ...]) -> Classifier:
+def _load(name: str, folder: Path, revision: str, notices: tuple[Notice, ...], written: tuple[int, ...]) -> Classifier:
     try:
         return _read(name, folder, revision, notices)
     except CheckpointError as error:
@@ -187,6 +187,11 @@ def _read_explanations(folder: Path) -> dict:
     content = read_json(file) if file.is_file() else {}
     measured = content.get("checkpoint")
     return content if isinstance(measured, dict) and measured.get("revision") == _hash(folder / WEIGHTS) else {}
+
+
+def _written(folder: Path) -> tuple[int, ...]:
+    """Return when each JSON file of a folder was written: numbers may change while the weights do not."""
+    return tuple(file.stat().st_mtime_ns for file in sorted(folder.glob("*.json")))
 
 
 def _hash(file: Path) -> str:

@@ -96,6 +96,15 @@ def test_revision_names_the_weights(folder):
     assert load_checkpoint(folder).info.revision != first
 
 
+def test_new_numbers_beside_the_same_weights_are_seen(sound):
+    before = load_checkpoint(sound)
+    assert load_checkpoint(sound) is before
+    (sound / "metrics.json").write_text('{"split": "purged"}')
+    assert load_checkpoint(sound).metrics == {"split": "purged"}
+    (sound / "metrics.json").unlink()
+    assert load_checkpoint(sound).info == before.info
+
+
 def test_bundled_checkpoints_are_small_and_the_best_comes_first():
     names = bundled_checkpoints()
     assert {load_checkpoint(name).info.architecture for name in names} == {"resnet18", "efficientnet_b0"}

@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +103,7 @@ def finish(
     save_figures(metrics, folder / "figures")
     write_examples(folder, scans, splits.test, config.seed)
     tested = Answers(scans.pixels[splits.test], scans.labels[splits.test], answers["test"].argmax(dim=1).numpy())
-    drawn = replace(classifier, attribution_scale=section["attribution_scale"])
-    save_maps(drawn, tested, config.seed, folder / "figures" / "maps.png")
+    save_maps(classifier, tested, config.seed, folder / "figures" / "maps.png")
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
     clear_state(folder)
     report(folder, metrics)

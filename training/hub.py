@@ -79,8 +79,8 @@ def push(
             _refuse_worse(classifier.metrics, _published_metrics(api, repo_id, head))
 
     owned = {*FILES, *(f"{name}/" for name in FOLDERS)}
-    with_sentence = f"Publish {classifier.info.architecture}, {tag}"
-    return _publish(repo_id, "model", files, owned, with_sentence, private=private, branch=branch, check=check, tag=tag)
+    message = f"Publish {classifier.info.architecture}, {tag}"
+    return _publish(repo_id, "model", files, owned, message, private=private, branch=branch, check=check, tag=tag)
 
 
 def push_space(repo_id: str, root: Path, *, private: bool = False) -> Published:
@@ -254,6 +254,8 @@ def _sentence(error: Exception, repo_id: str) -> str:
         return f"The token may not write to {repo_id}. Use one with write rights for it."
     if _is_passing(error):
         return f"The Hub cannot be reached, or not now ({_reason(error)})."
+    while isinstance(error, RuntimeError) and error.__cause__:
+        error = error.__cause__
     return f"The Hub refused: {str(error).strip().splitlines()[-1]}"
 
 
