@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
 # Where a checkpoint goes says nothing about how it was made.
 NO_SETTINGS = ("output_dir", "push_to_hub", "private", "revision")
-# Maps of so many validation pictures set the scale of a method's colours; occlusion costs seconds a picture.
-SCALE_PICTURES = {"occlusion": 16}
-SCALE_PICTURES_OTHERWISE = 200
+# Maps of up to so many validation pictures set the scale of a method's colours; of a dear method so many as its cost in
+# forward passes allows.
+SCALE_PICTURES = 200
+SCALE_FORWARD_PASSES = 3200
 
 
 def finish(
@@ -155,19 +156,19 @@ def write_checkpoint(
 
 
 def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return per method the strongest evidence (logits) that a map usually holds: the median over the pictures.
+    """Return per method the strongest evidence (in its unit) that a map usually holds: the median over the pictures.
 
     It is what the overlay draws in full colour, so that maps of different pictures can be compared.
     """
     scales = {}
-    for method in METHODS:
-        count = min(len(pictures), SCALE_PICTURES.get(method, SCALE_PICTURES_OTHERWISE))
+    for key, method in METHODS.items():
+        count = min(len(pictures), SCALE_PICTURES, SCALE_FORWARD_PASSES // method.cost)
         chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
         try:
-            maps = [explain(classifier, Image.fromarray(pictures[i]), method).attribution for i in chosen]
+            maps = [explain(classifier, Image.fromarray(pictures[i]), key).attribution for i in chosen]
         except MethodNotApplicable:
             continue
-        scales[method] = float(np.median([np.abs(attribution).max() for attribution in maps]))
+        scales[key] = float(np.median([np.abs(attribution).max() for attribution in maps]))
     return {method: scale for method, scale in scales.items() if scale > 0}
 
 

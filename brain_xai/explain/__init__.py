@@ -1,5 +1,25 @@
 """Explanations: why a classifier gives the label it gives."""
 
-from brain_xai.explain.methods import METHODS, Cancelled, Explanation, Method, MethodNotApplicable, explain
+from brain_xai.explain.methods import (
+    METHODS,
+    Cancelled,
+    Channels,
+    Explanation,
+    Method,
+    MethodNotApplicable,
+    explain,
+    explain_all,
+    strongest_channels,
+)
 
-__all__ = ["METHODS", "Cancelled", "Explanation", "Method", "MethodNotApplicable", "explain"]
+__all__ = [
+    "METHODS",
+    "Cancelled",
+    "Channels",
+    "Explanation",
+    "Method",
+    "MethodNotApplicable",
+    "explain",
+    "explain_all",
+    "strongest_channels",
+]

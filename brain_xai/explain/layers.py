@@ -1,18 +1,22 @@
-"""The layer that class-activation methods read, and where its cells lie on the picture; both are measured."""
+"""The layers that class-activation methods read, and where their cells lie on the picture; both are measured."""
 
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import nn
 
 from brain_xai.classifier import Classifier
 
+# "last" is the last layer that still is a picture, "fine" the one before it whose cells are smaller.
+LAYERS = ("last", "fine")
+
 
 @dataclass(frozen=True)
 class TargetLayer:
-    """The last layer that still is a picture: its `name` in the model and how its cells lie on the view.
+    """A layer that still is a picture: its `name` in the model and how its cells lie on the view.
 
     `cells` is (height, width) of its output. The cell (i, j) is centred at the pixel
     (`offset[0] + stride[0] * i`, `offset[1] + stride[1] * j`), counted from the centre of the upper left pixel.
@@ -24,31 +28,43 @@ class TargetLayer:
     offset: tuple[float, float]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 @torch.inference_mode(False)  # the probe needs gradients, whatever the caller does
-def target_layer(classifier: Classifier) -> TargetLayer | None:
-    """Measure the target layer of a classifier, once; None where its features are not a picture of cells.
+@torch.enable_grad()
+def target_layer(classifier: Classifier, which: str = "last") -> TargetLayer | None:
+    """Measure a layer of a classifier, once; None where its features are not a picture of cells.
 
-    It is the last module to finish whose output is the very tensor that `forward_features` returns: `layer4` of a
-    ResNet, `bn2` of an EfficientNet.
+    "last" is the last module to finish whose output is the very tensor that `forward_features` returns: `layer4` of a
+    ResNet, `bn2` of an EfficientNet. "fine" is the last to finish with smaller cells whose output all that follows
+    depends on: `layer3` of a ResNet, the end of the first expansion after the last but one stage of an EfficientNet.
+    Raises `ValueError` for another `which`.
     """
+    if which not in LAYERS:
+        raise ValueError(f"{which!r} is not a layer. Use one of: {', '.join(LAYERS)}.")
+    if not hasattr(classifier.model, "forward_features"):
+        return None
     size = classifier.preprocessing.size
     with classifier.private_model() as model:
-        name, shape = _last_to_finish(model, size)
-        if name is None or len(shape) != 4 or shape[1] != model.num_features:
+        finished, features = _outputs(model, size)
+        names = [name for name, output in finished if output is features]
+        if not names or features.ndim != 4 or features.shape[1] != model.num_features:
             return None
+        name, cells = names[-1], tuple(features.shape[2:])
+        if which == "fine":
+            name, cells = _last_finer(model, size, finished, cells)
+            if name is None:
+                return None
         # A copy for this thread alone: its weights are overwritten.
         probe = _centre_taps_only(copy.deepcopy(model))
-    cells = tuple(shape[2:])
-    stride, offset = _grid(probe, size, cells)
+    stride, offset = _grid(probe, name, size, cells)
     # Where norms undo the overwritten weights the probe finds nothing, and no place is better than a wrong one.
     if not all(0.5 < step * count / side < 2 for step, count, side in zip(stride, cells, size, strict=True)):
         return None
     return TargetLayer(name, cells, stride, offset)
 
 
-def _last_to_finish(model: nn.Module, size: tuple[int, int]) -> tuple[str | None, torch.Size]:
-    """Return the name of the target layer and the shape of its output."""
+def _outputs(model: nn.Module, size: tuple[int, int]) -> tuple[list[tuple[str, torch.Tensor]], torch.Tensor]:
+    """Return (name, output) of every module in the order they finish, and the features."""
     finished = []
 
     def note(name: str):
@@ -61,8 +77,29 @@ def _last_to_finish(model: nn.Module, size: tuple[int, int]) -> tuple[str | None
     finally:
         for hook in hooks:
             hook.remove()
-    names = [name for name, output in finished if output is features]
-    return (names[-1] if names else None), features.shape
+    return finished, features
+
+
+def _last_finer(
+    model: nn.Module, size: tuple[int, int], finished: list[tuple[str, torch.Tensor]], cells: tuple[int, int]
+) -> tuple[str | None, tuple[int, ...]]:
+    """Return name and cells of the last module with more cells than `cells` that all the features depend on."""
+    for name, output in reversed(finished):
+        finer = isinstance(output, torch.Tensor) and output.ndim == 4 and min(np.subtract(output.shape[2:], cells)) > 0
+        if finer and _all_passes_through(model, name, size):
+            return name, tuple(output.shape[2:])
+    return None, ()
+
+
+def _all_passes_through(model: nn.Module, name: str, size: tuple[int, int]) -> bool:
+    """Return whether cutting a module's output off cuts the features off the picture: no skip leads around it."""
+    picture = torch.zeros(1, 3, *size).requires_grad_()
+    hook = model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output.detach())
+    try:
+        features = model.forward_features(picture)
+    finally:
+        hook.remove()
+    return torch.autograd.grad(features.sum(), picture, allow_unused=True)[0] is None
 
 
 def _centre_taps_only(model: nn.Module) -> nn.Module:
@@ -86,7 +123,7 @@ def _centre_taps_only(model: nn.Module) -> nn.Module:
     return model
 
 
-def _grid(probe: nn.Module, size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple, tuple]:
+def _grid(probe: nn.Module, name: str, size: tuple[int, int], cells: tuple[int, int]) -> tuple[tuple, tuple]:
     """Return stride and offset, per axis, from the places of two cells in the middle, whose fields no border cuts."""
     first = [(count - 1) // 2 for count in cells]
     second = [min(cell + 1, count - 1) for cell, count in zip(first, cells, strict=True)]
@@ -96,8 +133,10 @@ def _grid(probe: nn.Module, size: tuple[int, int], cells: tuple[int, int]) -> tu
     brighter = 1 + ramp / ramp.max()
     darker = brighter.flip(0, 1)
     pictures = torch.stack([brighter, brighter, darker, darker])[:, None].repeat(1, 3, 1, 1).requires_grad_()
-    features = probe.forward_features(pictures)
-    chosen = sum(features[item, :, *cell].sum() for item, cell in enumerate([first, second, first, second]))
+    outputs = []
+    probe.get_submodule(name).register_forward_hook(lambda module, inputs, output: outputs.append(output.clone()))
+    probe.forward_features(pictures)
+    chosen = sum(outputs[0][item, :, *cell].sum() for item, cell in enumerate([first, second, first, second]))
     gradient = torch.autograd.grad(chosen, pictures)[0].abs().sum(dim=1)
     # Squeeze-and-excitation spreads a little gradient over the whole picture: only the peak counts.
     gradient = gradient * (gradient > gradient.amax(dim=(1, 2), keepdim=True) / 2)

@@ -1,0 +1,217 @@
+"""Methods that follow the gradient of the logit down to the picture.
+
+A scan is grey and its three channels always change together, so they all ask for the gradient by the grey value, which
+is 0 for black and 1 for white. A rise of brightness may speak for a class as well as a fall: where a map is a gradient
+its sign says which, not whether the place speaks for the class, so only its strength is shown.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from brain_xai.classifier import Classifier
+from brain_xai.explain.cam import grad_cam_cells, needs_cells, spread
+from brain_xai.explain.layers import target_layer
+
+# Larger batches are no faster on a CPU, and the work can be cancelled between two.
+BATCH_SIZE = 8
+# Names of autograd's nodes for activations other than ReLU.
+NOT_RELU = re.compile(r"leaky|prelu|rrelu|(?<!r)elu|silu|swish|mish|sigmoid|tanh|softplus|clamp|threshold", re.I)
+
+
+# The plain gradient, and averages of it
+
+
+def saliency(
+    classifier: Classifier, pixel_values: torch.Tensor, target: int, progress: Callable[..., None]
+) -> tuple[np.ndarray, dict]:
+    """Compute how strongly the logit reacts to the grey value of each pixel: the absolute gradient.
+
+    Returns the attribution [H, W] >= 0 in logits per step from black to white, and the settings.
+    Paper: Simonyan et al. 2014, https://arxiv.org/abs/1312.6034, which takes the largest of three colours instead.
+    """
+    from captum.attr import Saliency  # takes over a second, as it brings matplotlib
+
+    gradient = Saliency(_by_grey(classifier)).attribute(_grey(classifier, pixel_values), target=target)
+    progress(1, 1)
+    return gradient[0, 0].numpy(), {}
+
+
+def smooth_grad(
+    classifier: Classifier,
+    pixel_values: torch.Tensor,
+    target: int,
+    progress: Callable[..., None],
+    *,
+    samples: int = 16,
+    noise: float = 0.15,
+    seed: int = 0,
+) -> tuple[np.ndarray, dict]:
+    """Compute the absolute value of the mean gradient over noisy copies of the picture.
+
+    Returns the attribution [H, W] >= 0 in logits per step from black to white, and the settings. The noise is grey,
+    its standard deviation `noise` times the range of the picture; the same `seed` gives the same map.
+    Raises `ValueError`. Paper: Smilkov et al. 2017, https://arxiv.org/abs/1706.03825
+    """
+    from captum.attr import Saliency  # takes over a second, as it brings matplotlib
+
+    if samples < 1 or not noise >= 0:
+        raise ValueError(f"SmoothGrad needs samples >= 1 and noise >= 0, got samples {samples} and noise {noise}.")
+    engine = Saliency(_by_grey(classifier))
+    grey = _grey(classifier, pixel_values).detach()
+    deviation = noise * (grey.max() - grey.min())
+    # Not captum's NoiseTunnel, which draws from the generator that all threads share.
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(grey)
+    for done in range(0, samples, BATCH_SIZE):
+        count = min(BATCH_SIZE, samples - done)
+        noisy = grey + deviation * torch.randn(count, *grey.shape[1:], generator=generator)
+        total += engine.attribute(noisy.requires_grad_(), target=target, abs=False).sum(dim=0, keepdim=True)
+        progress(done + count, samples)
+    return (total / samples).abs()[0, 0].numpy(), {"samples": samples, "noise": noise, "seed": seed}
+
+
+def integrated_gradients(
+    classifier: Classifier,
+    pixel_values: torch.Tensor,
+    target: int,
+    progress: Callable[..., None],
+    *,
+    steps: int = 16,
+) -> tuple[np.ndarray, dict]:
+    """Compute what the grey value of each pixel adds to the logit on the way from a black picture to this one.
+
+    Returns the attribution [H, W] in logits and the settings. It sums to the logit less that of the black picture, as
+    exactly as `steps` points of the Gauss-Legendre rule follow the way. Raises `ValueError`.
+    Paper: Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365
+    """
+    from captum.attr import IntegratedGradients  # takes over a second, as it brings matplotlib
+
+    if steps < 1:
+        raise ValueError(f"Integrated gradients need steps >= 1, got {steps}.")
+    done = 0
+    by_grey = _by_grey(classifier)
+
+    def forward(grey: torch.Tensor) -> torch.Tensor:
+        nonlocal done
+        logits = by_grey(grey)
+        done += len(grey)
+        progress(done, steps)
+        return logits
+
+    # The baseline 0 is black here; in pixel values it would be a mean grey, which no scan is empty at.
+    attribution = IntegratedGradients(forward).attribute(
+        _grey(classifier, pixel_values), baselines=0, target=target, n_steps=steps, internal_batch_size=BATCH_SIZE
+    )
+    return attribution[0, 0].detach().float().numpy(), {"steps": steps, "baseline": "black"}
+
+
+def _grey(classifier: Classifier, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Return the grey values, 0 to 1, of pixel values [1, 3, H, W] as a new leaf [1, 1, H, W]."""
+    preprocessing = classifier.preprocessing
+    return (pixel_values[:, :1] * preprocessing.std[0] + preprocessing.mean[0]).requires_grad_()
+
+
+def _by_grey(classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from grey values [N, 1, H, W] to logits.
+
+    It sets no hook and its weights need no gradient, so many can use the model that predicts at once.
+    """
+    mean, std = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in (classifier.preprocessing.mean, classifier.preprocessing.std)
+    )
+    return lambda grey: classifier.model((grey - mean) / std).float()
+
+
+# Guided by the rectifiers
+
+
+def needs_relu(classifier: Classifier) -> str | None:
+    """Return why guided methods do not work on this classifier, None where they do."""
+    if (activation := _activation_besides_relu(classifier)) is None:
+        return None
+    return (
+        f"Guided methods change how nn.ReLU passes gradients back; {classifier.info.architecture} also has {activation}"
+        ", where they would be the plain gradient. Use integrated_gradients or smooth_grad."
+    )
+
+
+def needs_relu_and_cells(classifier: Classifier) -> str | None:
+    """Return why guided Grad-CAM does not work on this classifier, None where it does."""
+    return needs_relu(classifier) or needs_cells(classifier)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _activation_besides_relu(classifier: Classifier) -> str | None:
+    """Return the name of an activation that is no nn.ReLU, None where there is none; read off autograd's graph."""
+    calls = []
+    with classifier.private_model() as model:
+        rectifiers = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+        hooks = [module.register_forward_hook(lambda *call: calls.append(None)) for module in rectifiers]
+        try:
+            logits = model(torch.zeros(1, 3, *classifier.preprocessing.size).requires_grad_())
+        finally:
+            for hook in hooks:
+                hook.remove()
+    nodes, waiting = set(), [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            waiting += [earlier for earlier, _ in node.next_functions]
+    names = Counter(re.sub(r"Backward\d*$", "", node.name()) for node in nodes)
+    for name, _ in names.most_common():
+        if NOT_RELU.search(name):
+            return name
+    # captum's hooks are on modules: a rectifier that is only a function would slip through.
+    return "a rectifier that is no module" if names["Relu"] > len(calls) else None
+
+
+def guided_backprop(
+    classifier: Classifier, pixel_values: torch.Tensor, target: int, progress: Callable[..., None]
+) -> tuple[np.ndarray, dict]:
+    """Compute the absolute gradient by the grey value where every rectifier passes back only what is positive.
+
+    Returns the attribution [H, W] >= 0 in logits per step from black to white, and the settings.
+    Paper: Springenberg et al. 2015, https://arxiv.org/abs/1412.6806
+    """
+    gradient = _guided_gradient(classifier, pixel_values, target)
+    progress(1, 1)
+    return gradient.abs().numpy(), {}
+
+
+def guided_grad_cam(
+    classifier: Classifier, pixel_values: torch.Tensor, target: int, progress: Callable[..., None]
+) -> tuple[np.ndarray, dict]:
+    """Compute guided backpropagation times the positive part of Grad-CAM, each cell laid at its true place.
+
+    Returns the attribution [H, W] >= 0, in squared logits per cell and step from black to white, and the settings.
+    Paper: Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391
+    """
+    layer = target_layer(classifier)
+    cells = grad_cam_cells(classifier, pixel_values, target).relu()
+    progress(1, 2)
+    gradient = _guided_gradient(classifier, pixel_values, target)
+    progress(2, 2)
+    attribution = gradient.abs() * spread(cells, layer, pixel_values.shape[2:])[0, 0]
+    return attribution.numpy(), {"target_layer": layer.name}
+
+
+def _guided_gradient(classifier: Classifier, pixel_values: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the guided gradient of the logit by the grey value, [H, W]."""
+    from captum.attr import GuidedBackprop  # takes over a second, as it brings matplotlib
+
+    with classifier.private_model() as model:
+        # captum says on every call that it sets hooks, which is why it gets the private model.
+        warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU activations")
+        gradient = GuidedBackprop(model).attribute(pixel_values.clone().requires_grad_(), target=target)[0]
+    return (gradient / torch.tensor(classifier.preprocessing.std).view(3, 1, 1)).sum(dim=0).detach()
