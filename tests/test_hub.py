@@ -2,17 +2,21 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import save
 
 from brain_xai import load_checkpoint
 from tests.at_hub import files_of, publish, use
 from tests.hub_server import serve
-from tests.scans import LABELS, make_scan
+from tests.scans import LABELS, make_scan, write_scans
 from tests.served import save_tiny_checkpoint
 from tests.test_model_card import make_metrics
 from training import hub as publishing
@@ -345,6 +349,61 @@ def test_a_front_matter_that_does_not_fit_is_refused(old, new, fault):
 
 def test_the_front_matter_of_this_repository_fits():
     check_front_matter((ROOT / "README.md").read_text(encoding="utf-8"), ROOT)
+
+
+# From the Hub's weights to the Hub
+
+
+def train(hub, tmp_path, *more):
+    """Run the training command for one epoch from timm's weights on the local Hub."""
+    data = write_scans(tmp_path / "data", train=12, test=4)
+    arguments = shlex.split(
+        f"training/train.py --data-dir {data} --output-dir {tmp_path / 'out'} --model test_resnet --pretrained "
+        "--sizes 32:1 --batch-size 8 --ema-decay 0 --drop-rate 0 --validation-fraction 0.3 --seed 1"
+    )
+    environment = os.environ | hub.environment | {
+        "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    return subprocess.run(
+        [*launch, *arguments, *more],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+
+
+def test_fine_tuning_starts_from_the_weights_on_the_hub_and_ends_there(hub, tmp_path):
+    torch.manual_seed(5)
+    start = timm.create_model("test_resnet", num_classes=1000)
+    hub_id = start.pretrained_cfg["hf_hub_id"]
+    assert hub_id == "timm/test_resnet.r160_in1k"
+    weights = save({name: value.contiguous() for name, value in start.state_dict().items()})
+    publish(hub, hub_id, {"model.safetensors": weights, "config.json": b"{}"})
+    # At a learning rate of zero only the means and variances of the norms move.
+    done = train(hub, tmp_path, "--learning-rate", "0", "--push-to-hub", "org/tuned", "--private")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Start: timm's pretrained weights of test_resnet" in done.stdout
+    assert f"Published: {hub.endpoint}/org/tuned/commit/" in done.stdout
+    tuned = load_checkpoint("org/tuned")
+    before, after = start.state_dict(), tuned.model.state_dict()
+    same = [name for name in before if name.endswith("weight") and not name.startswith("fc.")]
+    assert len(same) > 10
+    for name in same:
+        torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-3)  # stored in half precision
+    assert after["fc.weight"].shape[0] == len(LABELS)
+    card = ModelCard.load("org/tuned")
+    assert (card.data.base_model, card.data.base_model_relation) == (hub_id, "finetune")
+    names = HfApi().list_repo_files("org/tuned")
+    assert {"figures/maps.png", "figures/curves.png", "examples/glioma.png", "metrics.json"} <= set(names)
+    assert "push_to_hub" not in json.loads(files_of(tmp_path / "out")["config.json"])["brain_xai"]["training"]
+
+
+def test_training_succeeds_where_the_push_does_not(hub, tmp_path):
+    hub.fault("POST .*/create", 403, times=99)
+    done = train(hub, tmp_path, "--no-pretrained", "--push-to-hub", "org/tuned")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Not published: The token may not write to org/tuned." in done.stderr
+    assert f"python -m training.hub push {tmp_path / 'out'} org/tuned" in done.stderr
+    assert load_checkpoint(tmp_path / "out").metrics["split"] == "purged"
 
 
 # The four loaders
