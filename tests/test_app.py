@@ -1,6 +1,9 @@
 """The page and its endpoints: the contract, one visitor beside another, and nothing kept."""
 
+import base64
+import hashlib
 import io
+import json
 import os
 import re
 import socket
@@ -8,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -23,7 +27,8 @@ from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.classifier import CheckpointInfo, Notice
 from brain_xai.explain import Cancelled
 from brain_xai.overlay import overlay
-from brain_xai.ui import handlers, texts
+from brain_xai.ui import endpoints, handlers, texts
+from brain_xai.ui.ask import OPACITY
 from brain_xai.ui.layout import build_page
 from brain_xai.ui.phantoms import phantoms
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
@@ -129,9 +134,7 @@ def test_explain(method, target, client, scan, tiny):
     assert values.dtype == np.float32
     assert values.shape == (64, 64)
     assert values == pytest.approx(explanation.attribution, abs=1e-5)
-    expected = overlay(
-        explanation.view, explanation.attribution, explanation.scale, handlers.OPACITY, METHODS[method].unit
-    )
+    expected = overlay(explanation.view, explanation.attribution, explanation.scale, OPACITY, METHODS[method].unit)
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(expected)).max() <= 1
@@ -142,6 +145,24 @@ def test_explain(method, target, client, scan, tiny):
     assert facts["checkpoint"]["id"] == tiny
     if target != "predicted":
         assert facts["label"] == target
+
+
+def test_compare(client, scan, tiny, transformer):
+    gallery, facts = client.predict(image=handle_file(scan), target="pituitary", api_name="/compare")
+    assert [entry["caption"] for entry in gallery] == list(facts["methods"]) == list(METHODS)
+    assert facts["not_applicable"] == {}
+    assert (facts["label"], LABELS[facts["target"]]) == ("pituitary", "pituitary")
+    classifier = load_checkpoint(tiny)
+    for entry in gallery[:2]:
+        explanation = explain(classifier, scan, entry["caption"], "pituitary")
+        expected = overlay(
+            explanation.view, explanation.attribution, explanation.scale, OPACITY, METHODS[entry["caption"]].unit
+        )
+        with Image.open(entry["image"]) as picture:
+            assert np.abs(np.asarray(picture, dtype=int)[..., :3] - np.asarray(expected)).max() <= 1
+    gallery, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")
+    assert "test_vit has none" in facts["not_applicable"]["grad_cam"]
+    assert {entry["caption"] for entry in gallery} | set(facts["not_applicable"]) == set(METHODS)
 
 
 def test_checkpoints(client, tiny, slow, transformer):
@@ -161,12 +182,13 @@ def test_these_endpoints_and_no_others_are_public(client, address):
     assert arguments == {
         "/predict": {"image": None, "checkpoint": "default"},
         "/explain": {"image": None, "checkpoint": "default", "method": "grad_cam", "target": "predicted"},
+        "/compare": {"image": None, "checkpoint": "default", "target": "predicted"},
         "/checkpoints": {},
     }
     assert not api["unnamed_endpoints"]
     config = httpx.get(f"{address}config").json()
     callable_by_clients = {d["api_name"] for d in config["dependencies"] if d["api_visibility"] != "private"}
-    assert callable_by_clients == {"predict", "explain", "checkpoints"}
+    assert callable_by_clients == {"predict", "explain", "compare", "checkpoints"}
 
 
 def test_another_checkpoint_by_its_id(client, scan, slow):
@@ -186,7 +208,7 @@ def test_only_allowed_checkpoints_reach_the_loader(client, scan, folder, tiny):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ({"method": "magic"}, "no such method. Use one of: grad_cam, occlusion"),
+        ({"method": "magic"}, "no such method. Use one of: grad_cam, hires_cam"),
         ({"method": ["grad_cam"]}, "no such method"),
         ({"target": "notumour"}, "Use one of: predicted, glioma, meningioma, notumor, pituitary"),
         ({"target": 4}, "not a class"),
@@ -211,10 +233,10 @@ def test_a_checkpoint_that_cannot_be_loaded_leaks_no_path(folder, tiny, scan, mo
     broken.mkdir()
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", f"{tiny},{broken}")
     with pytest.raises(gr.Error, match="cannot be loaded at the moment") as refusal:
-        handlers.predict(upload(scan), str(broken))
+        endpoints.predict(upload(scan), str(broken))
     assert str(folder) not in refusal.value.message
     assert "no model.safetensors" in capfd.readouterr().err  # the maintainer reads why
-    assert [entry["id"] for entry in handlers.checkpoints()] == [tiny]
+    assert [entry["id"] for entry in endpoints.checkpoints()] == [tiny]
 
 
 def test_no_checkpoint_at_all_ends_with_a_sentence(monkeypatch, tmp_path):
@@ -234,7 +256,7 @@ def test_work_reports_its_steps_and_its_result():
         return "done"
 
     work = Work(count, threading.Event())
-    assert list(work) == [(0, 3), (1, 3), (2, 3)]
+    assert list(work) == [(0, 3, None), (1, 3, None), (2, 3, None)]
     assert work.result() == "done"
 
 
@@ -266,7 +288,7 @@ def test_stopped_work_ends_at_its_next_step():
 
 
 def test_closing_the_page_or_cancelling_stops_occlusion_within_a_batch(scan, slow, app):
-    running = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, threading.Event())
+    running = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, False, threading.Event())
     shown = next(running)
     assert "% done" in shown.progress
     start = time.monotonic()
@@ -279,20 +301,20 @@ def test_closing_the_page_or_cancelling_stops_occlusion_within_a_batch(scan, slo
 
 def test_a_cancelled_map_never_reaches_the_page(scan, slow, app):
     running = threading.Event()
-    steps = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, running)
+    steps = handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, False, running)
     next(steps)
-    ready = handlers.cancel(running)
+    ready = handlers.cancel("occlusion", running)
     assert ready.start["visible"] is True
     assert ready.cancel["visible"] is False
     last = list(steps)[-1]
     assert last == handlers.UNCHANGED._replace(progress="")
-    assert list(handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, None)) == []
+    assert list(handlers.show_stepwise(upload(scan), slow, "occlusion", "predicted", 0.7, False, None)) == []
 
 
 def test_a_new_question_stops_the_map_for_the_one_before(scan, app):
     for ask in (
-        lambda running: handlers.show_new(None, "default", 0.7, running),
-        lambda running: handlers.show(upload(scan), "default", "occlusion", "glioma", 0.7, running),
+        lambda running: handlers.show_new(None, "default", 0.7, False, running),
+        lambda running: handlers.show(upload(scan), "default", "occlusion", "glioma", 0.7, False, running),
     ):
         running = threading.Event()
         ask(running)
@@ -321,7 +343,7 @@ def test_a_slow_map_of_one_visitor_does_not_hold_up_another(address, client, sca
 
 
 def test_without_a_picture_there_is_nothing_to_see(app):
-    method, target, *shown = handlers.show_new(None, "default", 0.7, None)
+    method, target, *shown = handlers.show_new(None, "default", 0.7, False, None)
     shown = handlers.Shows(*shown)
     assert method == "grad_cam"
     assert target["value"] == "predicted"
@@ -331,7 +353,7 @@ def test_without_a_picture_there_is_nothing_to_see(app):
 
 
 def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
-    _, target, *shown = handlers.show_new(upload(scan), "default", 0.7, None)
+    _, target, *shown = handlers.show_new(upload(scan), "default", 0.7, False, None)
     shown = handlers.Shows(*shown)
     prediction = load_checkpoint(tiny).predict(scan)
     assert shown.probabilities == {texts.label_text(label): p for label, p in prediction.probabilities.items()}
@@ -346,13 +368,15 @@ def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
 
 
 def test_a_slow_method_waits_for_its_button(app, scan):
-    shown = handlers.show(upload(scan), "default", "occlusion", "predicted", 0.7, None)
+    shown = handlers.show(upload(scan), "default", "occlusion", "predicted", 0.7, False, None)
     assert shown.start["visible"] is True
     assert shown.shown == gr.skip()  # the map before stays
 
 
 def test_occlusion_is_shown_after_its_last_step(app, scan):
-    *steps, last = handlers.show_stepwise(upload(scan), "default", "occlusion", "meningioma", 0.7, threading.Event())
+    *steps, last = handlers.show_stepwise(
+        upload(scan), "default", "occlusion", "meningioma", 0.7, False, threading.Event()
+    )
     assert steps[-1].progress.endswith("100 % done</span>")
     assert last.shown.method == "occlusion"
     assert last.shown.label == "meningioma"
@@ -360,12 +384,77 @@ def test_occlusion_is_shown_after_its_last_step(app, scan):
     assert last.progress == ""
 
 
+def test_what_is_known_of_a_slow_map_is_shown_meanwhile(app, scan, slow):
+    *steps, last = handlers.show_stepwise(upload(scan), slow, "occlusion", "low_grade", 0.7, False, threading.Event())
+    previews = [
+        address for step in steps for address in re.findall('src="data:image/webp;base64,([^"]+)"', step.progress)
+    ]
+    assert previews
+    with Image.open(io.BytesIO(base64.b64decode(previews[-1]))) as preview:
+        assert preview.size == last.overlay.size
+
+
+def test_all_methods_side_by_side(app, scan, transformer):
+    *steps, last = handlers.show_comparison(upload(scan), "default", "grad_cam", "glioma", 0.7, True, threading.Event())
+    assert steps[-1].progress.endswith("100 % done</span>")
+    assert [caption for _, caption in last.gallery["value"]] == [method.title for method in METHODS.values()]
+    assert last.gallery["label"] == "Every method, for glioma"
+    assert last.gallery_notes == ""
+    assert last.overlay == gr.skip()  # the chosen map stays
+    assert last.start["visible"] is last.cancel["visible"] is False
+    *_, last = handlers.show_comparison(
+        upload(scan), transformer, "occlusion", "predicted", 0.7, True, threading.Event()
+    )
+    assert "Grad-CAM: " in last.gallery_notes
+    assert "test_vit has none" in last.gallery_notes
+    assert last.start["visible"] is True
+
+
+def test_a_new_picture_takes_the_gallery_off_the_page(app, scan):
+    shown = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, False, None)[2:])
+    assert shown.gallery["visible"] is False
+    assert shown.gallery["value"] is None
+
+
+def test_layer_activation_comes_with_its_strongest_channels(app, scan):
+    shown = handlers.show(upload(scan), "default", "layer_activation", "predicted", 0.7, False, None)
+    assert shown.shown.method == "layer_activation"
+    assert len(shown.gallery["value"]) == 16
+    assert shown.gallery["value"][0][1].startswith("channel ")
+
+
+def test_how_good_a_method_was_measured_to_be_is_said_beside_its_map(folder, scan):
+    checkpoint = Path(save_tiny_checkpoint(folder / "measured", LABELS))
+    assert "Nobody has measured" in texts.how_good(None)
+    measured = {"value": 0.744, "low": 0.69, "high": 0.791, "n": 300}
+    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    explanations = {"checkpoint": {"revision": digest[:12]}, "methods": {"grad_cam": {"pointing_game": measured}}}
+    (checkpoint / "explanations.json").write_text(json.dumps(explanations))
+    with served(str(checkpoint)) as (_, address):
+        client = Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
+        facts = client.predict(image=handle_file(scan), api_name="/explain")[2]
+        shown = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, False, None)[2:])
+    assert facts["quality"] == {"pointing_game": measured}
+    caption = shown.caption.replace("\N{NO-BREAK SPACE}", " ")
+    assert "On 300 scans with a marked tumour" in caption
+    assert "74.4 % (95 % interval 69.0 % to 79.1 %)" in caption
+
+
+def test_the_strongest_area_can_be_outlined(app, scan):
+    explanation = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, False, None)[2:]).shown
+    attribution = np.zeros_like(explanation.attribution)
+    attribution[20:30, 20:30] = explanation.scale
+    strong = replace(explanation, attribution=attribution)
+    plain, lined = (handlers.redraw(strong, 0.7, outline)[0] for outline in (False, True))
+    assert ImageChops.difference(plain, lined).getbbox()
+
+
 def test_a_refused_picture_takes_the_answer_before_off_the_page(app, tmp_path):
     (tmp_path / "scan.png").write_bytes(b"")
     for shown in (
-        handlers.Shows(*handlers.show_new(upload(tmp_path / "scan.png"), "default", 0.7, None)[2:]),
+        handlers.Shows(*handlers.show_new(upload(tmp_path / "scan.png"), "default", 0.7, False, None)[2:]),
         *handlers.show_stepwise(
-            upload(tmp_path / "scan.png"), "default", "occlusion", "predicted", 0.7, threading.Event()
+            upload(tmp_path / "scan.png"), "default", "occlusion", "predicted", 0.7, False, threading.Event()
         ),
     ):
         assert "The file is empty." in shown.notice
@@ -375,7 +464,7 @@ def test_a_refused_picture_takes_the_answer_before_off_the_page(app, tmp_path):
 
 
 def test_where_a_method_cannot_work_the_answer_is_shown_all_the_same(app, scan, transformer):
-    shown = handlers.Shows(*handlers.show_new(upload(scan), transformer, 0.7, None)[2:])
+    shown = handlers.Shows(*handlers.show_new(upload(scan), transformer, 0.7, False, None)[2:])
     assert sum(shown.probabilities.values()) == pytest.approx(1)
     assert "test_vit has none" in shown.notice
     assert shown.overlay.size == (160, 160)
@@ -383,9 +472,9 @@ def test_where_a_method_cannot_work_the_answer_is_shown_all_the_same(app, scan, 
 
 
 def test_opacity_redraws_without_computing(app, scan, monkeypatch):
-    explanation = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, None)[2:]).shown
-    strong, _ = handlers.redraw(explanation, 1.0)
-    none, _ = handlers.redraw(explanation, 0.0)
+    explanation = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, False, None)[2:]).shown
+    strong, _ = handlers.redraw(explanation, 1.0, False)
+    none, _ = handlers.redraw(explanation, 0.0, False)
     assert ImageChops.difference(strong, none).getbbox()
     top = none.crop((0, 0, none.width, none.width))
     plain = explanation.view.resize(top.size, Image.Resampling.BICUBIC)
@@ -393,7 +482,7 @@ def test_opacity_redraws_without_computing(app, scan, monkeypatch):
 
 
 def test_a_map_that_has_been_deleted_is_said_to_be(app):
-    picture, notice = handlers.redraw(None, 0.5)
+    picture, notice = handlers.redraw(None, 0.5, False)
     assert picture == gr.skip()
     assert f"{KEPT_MINUTES} minutes" in notice
 
@@ -421,7 +510,9 @@ def test_labels_as_people_say_them():
 
 
 def test_texts_are_escaped():
-    assert "<b>" not in texts.notices([Notice("code", "<b>")]) + texts.refusal("<b>") + texts.caption("<b>", "<b>")
+    assert "<b>" not in texts.notices([Notice("code", "<b>")]) + texts.refusal("<b>") + texts.caption(
+        METHODS["grad_cam"], "<b>", None
+    )
 
 
 def test_phantoms_say_what_they_are():
@@ -502,7 +593,7 @@ def breaks_off():
 
 def test_a_picture_deleted_meanwhile_is_asked_for_again(app, tmp_path):
     with pytest.raises(gr.Error, match=f"uploads are kept for {KEPT_MINUTES} minutes"):
-        handlers.predict(upload(tmp_path / "gone.png"))
+        endpoints.predict(upload(tmp_path / "gone.png"))
 
 
 def test_nothing_about_a_visitor_is_logged(client, scan, capfd):

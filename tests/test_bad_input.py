@@ -88,7 +88,7 @@ def test_through_the_api(endpoint, bad, client, capfd):
 
 def test_on_the_page(bad, client):
     file, wrong, to_do = bad
-    shown = handlers.Shows(*handlers.show_new({"path": str(file)}, "default", 0.7, None)[2:])
+    shown = handlers.Shows(*handlers.show_new({"path": str(file)}, "default", 0.7, False, None)[2:])
     assert wrong in shown.notice
     assert to_do in shown.notice
     assert shown.answer["visible"] is False

@@ -14,7 +14,8 @@ from brain_xai import checks, load_checkpoint
 from brain_xai.checkpoint import bundled_checkpoints, checkpoint_folder
 from brain_xai.checks import CheckpointError
 from brain_xai.hub import HubUnreachable, cached
-from brain_xai.ui import handlers, models
+from brain_xai.ui import endpoints, models
+from brain_xai.ui.ask import Refusal
 from tests.at_hub import files_of, publish, use
 from tests.hub_server import Hub, serve
 from tests.scans import LABELS, make_scan
@@ -241,8 +242,8 @@ def test_only_allowed_names_reach_the_hub(hub, files, scan, monkeypatch):
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", REPO)
     upload = {"path": str(scan), "orig_name": "scan.png"}
     for name in ("org/other", f"{REPO}@main", f"{REPO}/../other"):
-        with pytest.raises(handlers.Refusal, match="no such checkpoint"):
-            handlers.predict(upload, name)
+        with pytest.raises(Refusal, match="no such checkpoint"):
+            endpoints.predict(upload, name)
     assert hub.requests == []
 
 

@@ -1,118 +1,28 @@
-"""What the page and the endpoints do: check what comes in, ask the classifier, shape the answer."""
+"""What the page does: ask the classifier, and say what changes on the page."""
 
+import base64
 import io
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from brain_xai.checkpoint import CheckpointError, allowed_checkpoints
+from brain_xai.checkpoint import allowed_checkpoints
 from brain_xai.classifier import Classifier, Notice
-from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain
+from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain, strongest_channels
 from brain_xai.overlay import overlay
-from brain_xai.preprocess import UnreadableImage, read_image
 from brain_xai.ui import models, texts
-from brain_xai.ui.work import Work
+from brain_xai.ui.ask import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
+from brain_xai.ui.compare import compare
+from brain_xai.ui.work import Progress, Work
 
-# Fast enough to run by itself after an upload; the other methods wait for a click.
-IMMEDIATE_METHOD = "grad_cam"
-# Of full colour, where nobody has chosen another.
-OPACITY = 0.7
-METRICS_SHOWN = ("split", "seed", "validation", "test")
-
-# An uploaded picture as gradio hands it over when its own decoder, which clips 16 bit and hides errors, is left out.
-Upload = dict[str, Any] | None
-
-
-class Refusal(gr.Error):
-    """A sentence for the visitor, on the page and through the API; nothing that needs a stack trace in the log."""
-
-    def __init__(self, sentence: str):
-        super().__init__(sentence, print_exception=False)
-
-
-# Endpoints
-
-
-def predict(image: Upload, checkpoint: str = "default") -> dict:
-    """Answer /predict."""
-    start = time.perf_counter()
-    classifier = _classifier(checkpoint)
-    scan = _scan(image)
-    prediction = classifier.predict(scan)
-    height, width = classifier.preprocessing.size
-    return {
-        "label": prediction.label,
-        "probabilities": prediction.probabilities,
-        "checkpoint": asdict(prediction.checkpoint),
-        "input": {"width": scan.width, "height": scan.height, "model_width": width, "model_height": height},
-        "warnings": [asdict(warning) for warning in prediction.warnings],
-        "seconds": _seconds_since(start),
-    }
-
-
-async def explain_scan(
-    image: Upload, checkpoint: str = "default", method: str = "grad_cam", target: str | int = "predicted"
-) -> tuple[Image.Image, str, dict]:
-    """Answer /explain; a caller who cancels the job ends the work on the server, too."""
-    stopped = threading.Event()
-    work = Work(lambda progress: _explain_scan(image, checkpoint, method, target, progress), stopped)
-    try:
-        return await work.finished()
-    finally:
-        stopped.set()
-
-
-def checkpoints() -> list[dict]:
-    """Answer /checkpoints; one that cannot be loaded, or for which another answers, is left out."""
-    listed = []
-    for checkpoint in allowed_checkpoints():
-        try:
-            classifier = _classifier(checkpoint)
-        except Refusal:
-            continue
-        if classifier.info.id != checkpoint:
-            continue
-        metrics = {key: classifier.metrics[key] for key in METRICS_SHOWN if key in classifier.metrics}
-        listed.append(asdict(classifier.info) | {"label_names": list(classifier.label_names), "metrics": metrics})
-    return listed
-
-
-def _explain_scan(
-    image: Upload, checkpoint: str, method: str, target: str | int, progress: Callable[[int, int], None]
-) -> tuple[Image.Image, str, dict]:
-    start = time.perf_counter()
-    try:
-        explanation = _explain(_classifier(checkpoint), _scan(image), method, target, progress)
-    except MethodNotApplicable as reason:
-        raise Refusal(str(reason)) from reason
-    buffer = io.BytesIO()
-    np.save(buffer, explanation.attribution)
-    # Straight into the folder whose files gradio deletes; it would leave any other file where it is.
-    attribution = save_bytes_to_cache(buffer.getvalue(), "attribution.npy", get_upload_folder())
-    facts = {
-        "method": explanation.method,
-        "target": explanation.target,
-        "label": explanation.label,
-        "settings": explanation.settings,
-        "quality": None,
-        "warnings": [asdict(warning) for warning in explanation.prediction.warnings],
-        "checkpoint": asdict(explanation.prediction.checkpoint),
-        "seconds": _seconds_since(start),
-    }
-    return _drawn(explanation), attribution, facts
-
-
-# The page
+# The map that is drawn by itself after an upload.
+FIRST_METHOD = "grad_cam"
+# In forward passes: methods that cost no more are drawn as soon as they are chosen, others wait for a click.
+IMMEDIATE_COST = 12
 
 
 class Shows(NamedTuple):
@@ -128,6 +38,8 @@ class Shows(NamedTuple):
     accuracy: Any
     overlay: Any
     caption: Any
+    gallery: Any
+    gallery_notes: Any
     shown: Any
     running: Any
     start: Any
@@ -137,75 +49,91 @@ class Shows(NamedTuple):
 
 UNCHANGED = Shows(*[gr.skip()] * len(Shows._fields))
 IDLE = {"running": None, "start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
-READY = IDLE | {"start": gr.update(visible=True)}
-NOTHING = IDLE | {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None}
+NO_GALLERY = {"gallery": gr.update(value=None, visible=False), "gallery_notes": ""}
+NOTHING = IDLE | NO_GALLERY | {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None}
 
 
 def show(
-    image: Upload, checkpoint: str, method: str, target: str, opacity: float, running: threading.Event | None
+    image: Upload,
+    checkpoint: str,
+    method: str,
+    target: str,
+    opacity: float,
+    outline: bool,
+    running: threading.Event | None,
 ) -> Shows:
     """Show the answer and its map for a picture; a method that takes seconds only offers its button."""
     _stop(running)  # what is being computed answers the question before
     if not image:
         return UNCHANGED._replace(notice=texts.empty_result(), **NOTHING)
-    if method != IMMEDIATE_METHOD:
-        return UNCHANGED._replace(**READY)
-    return _answer(image, checkpoint, method, target, opacity)
+    if _takes_long(method):
+        return UNCHANGED._replace(**_ready(method))
+    return _answer(image, checkpoint, method, target, opacity, outline)
 
 
-def show_new(image: Upload, checkpoint: str, opacity: float, running: threading.Event | None) -> tuple:
+def show_new(image: Upload, checkpoint: str, opacity: float, outline: bool, running: threading.Event | None) -> tuple:
     """Start afresh with a new picture or checkpoint: method and class first, then what `show` shows."""
     try:
-        labels = _classifier(checkpoint).label_names
+        labels = chosen_classifier(checkpoint).label_names
     except Refusal:
         labels = ()
     choices = [(texts.PREDICTED, "predicted"), *((texts.label_text(label), label) for label in labels)]
     target = gr.update(choices=choices, value="predicted")
-    return IMMEDIATE_METHOD, target, *show(image, checkpoint, IMMEDIATE_METHOD, "predicted", opacity, running)
+    shows = show(image, checkpoint, FIRST_METHOD, "predicted", opacity, outline, running)
+    return FIRST_METHOD, target, *shows._replace(**NO_GALLERY)
 
 
 def stand_in_line() -> Shows:
-    """Say that a map is about to be computed, and offer to cancel it."""
+    """Say that maps are about to be computed, and offer to cancel it."""
     buttons = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
     return UNCHANGED._replace(running=threading.Event(), progress=texts.WAITING, **buttons)
 
 
 def show_stepwise(
-    image: Upload, checkpoint: str, method: str, target: str, opacity: float, running: threading.Event | None
+    image: Upload,
+    checkpoint: str,
+    method: str,
+    target: str,
+    opacity: float,
+    outline: bool,
+    running: threading.Event | None,
 ) -> Iterator[Shows]:
-    """Show the progress of a method that takes seconds, then its map.
-
-    Ends without one when `running` is set; closing the iterator, which gradio does when a visitor leaves, sets it.
-    """
-    if running is None:  # cancelled before it began
-        return
-    work = Work(lambda progress: _answer(image, checkpoint, method, target, opacity, progress), running)
-    try:
-        # A last step may reach the page after the visitor has cancelled, so steps touch nothing but the bar.
-        for done, total in work:
-            yield UNCHANGED._replace(progress=texts.progress(done, total))
-        yield UNCHANGED._replace(progress="") if running.is_set() else work.result()
-    finally:
-        running.set()
+    """Show the progress of a method that takes seconds, the map as far as it is known, then the map."""
+    return _stepwise(lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running)
 
 
-def cancel(running: threading.Event | None) -> Shows:
+def show_comparison(
+    image: Upload,
+    checkpoint: str,
+    method: str,
+    target: str,
+    opacity: float,
+    outline: bool,
+    running: threading.Event | None,
+) -> Iterator[Shows]:
+    """Show the progress of every method in turn, then all maps side by side; the chosen `method` stays as it is."""
+    return _stepwise(
+        lambda progress: _side_by_side(image, checkpoint, method, target, opacity, outline, progress), running
+    )
+
+
+def cancel(method: str, running: threading.Event | None) -> Shows:
     """Stop the map that is being computed; the one before stays."""
     _stop(running)
-    return UNCHANGED._replace(**READY)
+    return UNCHANGED._replace(**_ready(method))
 
 
-def redraw(shown: Explanation | None, opacity: float) -> tuple:
-    """Draw the visitor's map again with another opacity: the overlay, and a notice where there is none any more."""
+def redraw(shown: Explanation | None, opacity: float, outline: bool) -> tuple:
+    """Draw the visitor's map again in another way: the overlay, and a notice where there is none any more."""
     if shown is None:
         return gr.skip(), texts.refusal(texts.MAP_EXPIRED)
-    return _drawn(shown, opacity), gr.skip()
+    return drawn(shown, opacity, outline), gr.skip()
 
 
 def about_model(checkpoint: str) -> str:
     """Describe a checkpoint in Markdown."""
     try:
-        classifier = _classifier(checkpoint)
+        classifier = chosen_classifier(checkpoint)
     except Refusal as refusal:
         return refusal.message
     return texts.about_model(classifier.info, classifier.metrics, classifier.notices)
@@ -215,13 +143,30 @@ def warm_up() -> None:
     """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
     models.look_at(allowed_checkpoints())
     try:
-        classifier = _classifier("default")
+        classifier = chosen_classifier("default")
     except Refusal:  # the page says so, and the other models work
         return
     try:
-        explain(classifier, Image.new("L", (64, 64)), IMMEDIATE_METHOD)
+        explain(classifier, Image.new("L", (64, 64)), FIRST_METHOD)
     except MethodNotApplicable:
         classifier.predict(Image.new("L", (64, 64)))
+
+
+def _stepwise(function: Callable[[Progress], Shows], running: threading.Event | None) -> Iterator[Shows]:
+    """Show the progress of work, then its result.
+
+    Ends without one when `running` is set; closing the iterator, which gradio does when a visitor leaves, sets it.
+    """
+    if running is None:  # cancelled before it began
+        return
+    work = Work(function, running)
+    try:
+        # A last step may reach the page after the visitor has cancelled, so steps touch nothing but the bar.
+        for done, total, preview in work:
+            yield UNCHANGED._replace(progress=texts.progress(done, total, preview))
+        yield UNCHANGED._replace(progress="") if running.is_set() else work.result()
+    finally:
+        running.set()
 
 
 def _answer(
@@ -230,11 +175,13 @@ def _answer(
     method: str,
     target: str,
     opacity: float,
-    progress: Callable[[int, int], None] | None = None,
+    outline: bool,
+    progress: Progress | None = None,
 ) -> Shows:
     try:
-        classifier, scan = _classifier(checkpoint), _scan(image)
-        explanation = _explain(classifier, scan, method, target, progress)
+        classifier, scan = chosen_classifier(checkpoint), uploaded_scan(image)
+        watched = progress and _with_preview(progress, classifier, scan, method, opacity)
+        explanation = explained(classifier, scan, method, target, watched)
     except Refusal as refusal:
         # Nothing of the picture before may stay beside the sentence.
         return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
@@ -244,8 +191,8 @@ def _answer(
         picture, caption, explanation = classifier.prepare(scan).view, "", None
     else:
         prediction, notice = explanation.prediction, texts.notices(explanation.prediction.warnings)
-        picture = _drawn(explanation, opacity)
-        caption = texts.caption(METHODS[method].title, explanation.label)
+        picture = drawn(explanation, opacity, outline)
+        caption = texts.caption(METHODS[method], explanation.label, measured_quality(classifier, method))
     return Shows(
         notice=notice,
         answer=gr.update(visible=True),
@@ -254,65 +201,80 @@ def _answer(
         accuracy=texts.accuracy(classifier.metrics),
         overlay=picture,
         caption=caption,
+        gallery=_channels(classifier, scan) if method == "layer_activation" and explanation else gr.skip(),
+        gallery_notes=gr.skip(),
         shown=explanation,
         **IDLE,
     )
 
 
-# Both
+def _side_by_side(
+    image: Upload, checkpoint: str, method: str, target: str, opacity: float, outline: bool, progress: Progress
+) -> Shows:
+    try:
+        classifier = chosen_classifier(checkpoint)
+        comparison = compare(classifier, uploaded_scan(image), target, progress)
+    except Refusal as refusal:
+        return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
+    pictures = [
+        (
+            drawn(explanation, opacity, outline),
+            texts.short_caption(METHODS[explanation.method], measured_quality(classifier, explanation.method)),
+        )
+        for explanation in comparison.explanations
+    ]
+    label = texts.gallery_label(comparison.explanations[0].label)
+    return UNCHANGED._replace(
+        gallery=gr.update(value=pictures, label=label, visible=True),
+        gallery_notes=texts.not_applicable(comparison.not_applicable),
+        **_ready(method),
+    )
+
+
+def _channels(classifier: Classifier, scan: Image.Image) -> dict:
+    """Return what the gallery shows beside the mean: what each of the strongest channels reacts to."""
+    channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
+    scale = classifier.attribution_scale.get(method.key, method.default_scale)
+    pictures = [
+        (overlay(channels.view, activation, scale, unit=method.unit), texts.channel_caption(number))
+        for activation, number in zip(channels.maps, channels.channels, strict=True)
+    ]
+    return gr.update(value=pictures, label=texts.CHANNELS_LABEL, visible=True)
+
+
+def _with_preview(
+    progress: Progress, classifier: Classifier, scan: Image.Image, method: str, opacity: float
+) -> Progress:
+    """Draw what is known of a map before it is passed on, small enough to travel with the progress bar."""
+    view = classifier.prepare(scan).view
+
+    def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
+        progress(done, total, None if preview is None else _embedded(picture_of(preview)))
+
+    def picture_of(attribution: np.ndarray) -> Image.Image:
+        chosen = METHODS[method]
+        scale = classifier.attribution_scale.get(method, chosen.default_scale)
+        return overlay(view, attribution, scale, opacity, chosen.unit)
+
+    return step
+
+
+def _embedded(picture: Image.Image) -> str:
+    """Return a picture as a data address: it goes straight to the visitor and is never a file here."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=60)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _takes_long(method: str) -> bool:
+    return method in METHODS and METHODS[method].cost > IMMEDIATE_COST
+
+
+def _ready(method: str) -> dict:
+    """Nothing is being computed; a method that takes long offers its button."""
+    return IDLE | {"start": gr.update(visible=_takes_long(method))}
 
 
 def _stop(running: threading.Event | None) -> None:
     if running:
         running.set()
-
-
-def _classifier(checkpoint: str) -> Classifier:
-    allowed = allowed_checkpoints()
-    if checkpoint == "default":
-        checkpoint = allowed[0]
-    if checkpoint not in allowed:
-        raise Refusal(texts.unknown_checkpoint(allowed))
-    try:
-        return models.classifier_of(checkpoint)
-    except CheckpointError as error:
-        print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
-        raise Refusal(texts.CHECKPOINT_UNAVAILABLE) from error
-
-
-def _scan(image: Upload) -> Image.Image:
-    path = (image or {}).get("path")
-    if not path:
-        raise Refusal(texts.NO_PICTURE)
-    if not Path(path).is_file():
-        raise Refusal(texts.PICTURE_EXPIRED)
-    try:
-        return read_image(path)
-    except UnreadableImage as error:
-        raise Refusal(str(error)) from error
-
-
-def _explain(
-    classifier: Classifier,
-    scan: Image.Image,
-    method: str,
-    target: str | int,
-    progress: Callable[[int, int], None] | None,
-) -> Explanation:
-    if str(method) not in METHODS:
-        raise Refusal(texts.unknown_method(list(METHODS)))
-    try:
-        return explain(classifier, scan, method, target, progress)
-    except MethodNotApplicable:
-        raise
-    except ValueError as error:  # the target is no class of this checkpoint
-        raise Refusal(str(error)) from error
-
-
-def _drawn(explanation: Explanation, opacity: float = OPACITY) -> Image.Image:
-    unit = METHODS[explanation.method].unit
-    return overlay(explanation.view, explanation.attribution, explanation.scale, opacity, unit)
-
-
-def _seconds_since(start: float) -> float:
-    return round(time.perf_counter() - start, 3)

@@ -8,7 +8,8 @@ from gradio.utils import get_upload_folder
 
 from brain_xai.checkpoint import allowed_checkpoints, checkpoint_folder
 from brain_xai.explain import METHODS
-from brain_xai.ui import handlers, texts
+from brain_xai.ui import endpoints, handlers, texts
+from brain_xai.ui.ask import OPACITY
 from brain_xai.ui.phantoms import phantoms
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS, make_gradio_forget, sweeping
 
@@ -95,11 +96,12 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
                 alt_text=texts.OVERLAY_LABEL,
                 elem_id="overlay",
             )
-            opacity = gr.Slider(0, 1, value=handlers.OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
+            opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
+            outline = gr.Checkbox(False, label=texts.OUTLINE_LABEL, elem_id="outline")
             with gr.Row():
-                method = gr.Radio(
+                method = gr.Dropdown(
                     [(method.title, method.key) for method in METHODS.values()],
-                    value=handlers.IMMEDIATE_METHOD,
+                    value=handlers.FIRST_METHOD,
                     label=texts.METHOD_LABEL,
                     min_width=220,
                     elem_id="method",
@@ -114,6 +116,11 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
             start = gr.Button(texts.START, variant="primary", visible=False, elem_id="start")
             progress = gr.HTML(padding=False, elem_id="progress")
             cancel = gr.Button(texts.CANCEL, visible=False, elem_id="cancel")
+            compare = gr.Button(texts.COMPARE, elem_id="compare")
+            gallery = gr.Gallery(
+                format="png", columns=3, object_fit="contain", visible=False, interactive=False, elem_id="gallery"
+            )
+            gallery_notes = gr.HTML(padding=False, elem_id="gallery-notes")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             gr.Examples(
@@ -140,22 +147,26 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
     # stops the one being computed. Gradio's own `cancels` drops the browser's connection, which may then show "Error".
     shown, running = (gr.State(time_to_live=KEPT_SECONDS) for _ in range(2))
     buttons = [start, cancel, progress]
-    shows = [notice, answer, reasons, probabilities, accuracy, overlay, caption, shown, running, *buttons]
-    question = [picture, checkpoint, method, target, opacity, running]
+    maps = [overlay, caption, gallery, gallery_notes]
+    shows = [notice, answer, reasons, probabilities, accuracy, *maps, shown, running, *buttons]
+    look = [opacity, outline]
+    question = [picture, checkpoint, method, target, *look, running]
 
     at_once = {"queue": False, "show_progress": "hidden", **PAGE}
-    start.click(handlers.stand_in_line, None, shows, **at_once).then(
-        handlers.show_stepwise, question, shows, show_progress="hidden", **PAGE, **SLOW
-    )
-    cancel.click(handlers.cancel, running, shows, **at_once)
+    for button, handler in ((start, handlers.show_stepwise), (compare, handlers.show_comparison)):
+        button.click(handlers.stand_in_line, None, shows, **at_once).then(
+            handler, question, shows, show_progress="hidden", **PAGE, **SLOW
+        )
+    cancel.click(handlers.cancel, [method, running], shows, **at_once)
     new = {"show_progress": "minimal", "show_progress_on": [notice, probabilities], **PAGE, **QUICK}
     for changed in (picture.change, checkpoint.input):
-        changed(handlers.show_new, [picture, checkpoint, opacity, running], [method, target, *shows], **new)
+        changed(handlers.show_new, [picture, checkpoint, *look, running], [method, target, *shows], **new)
     for changed in (method.input, target.input):
         changed(handlers.show, question, shows, **new)
     for event in (page.load, checkpoint.input):  # the Hub may hold another revision by now
         event(handlers.about_model, checkpoint, model_card, **at_once)
-    opacity.input(handlers.redraw, [shown, opacity], [overlay, notice], trigger_mode="always_last", **at_once)
+    for changed in (opacity.input, outline.input):
+        changed(handlers.redraw, [shown, *look], [overlay, notice], trigger_mode="always_last", **at_once)
 
 
 def _endpoints() -> None:
@@ -163,14 +174,15 @@ def _endpoints() -> None:
     with gr.Column(visible=False):
         image = gr.Image(type="filepath", image_mode=None, label="image")
         checkpoint = gr.Textbox("default", label="checkpoint")
-        method = gr.Textbox(handlers.IMMEDIATE_METHOD, label="method")
+        method = gr.Textbox(handlers.FIRST_METHOD, label="method")
         target = gr.Textbox("predicted", label="target")
         overlay = gr.Image(format="png", label="overlay")
         attribution = gr.File(label="attribution")
+        gallery = gr.Gallery(format="png", label="gallery")
         facts = gr.JSON(label="facts")
         call = gr.Button()
     call.click(
-        handlers.predict,
+        endpoints.predict,
         [image, checkpoint],
         facts,
         api_name="predict",
@@ -179,7 +191,7 @@ def _endpoints() -> None:
         **QUICK,
     )
     call.click(
-        handlers.explain_scan,
+        endpoints.explain_scan,
         [image, checkpoint, method, target],
         [overlay, attribution, facts],
         api_name="explain",
@@ -188,7 +200,16 @@ def _endpoints() -> None:
         **SLOW,
     )
     call.click(
-        handlers.checkpoints,
+        endpoints.compare_scan,
+        [image, checkpoint, target],
+        [gallery, facts],
+        api_name="compare",
+        api_description=texts.COMPARE_DESCRIPTION,
+        preprocess=False,
+        **SLOW,
+    )
+    call.click(
+        endpoints.checkpoints,
         None,
         facts,
         api_name="checkpoints",

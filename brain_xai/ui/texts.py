@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from brain_xai.classifier import CheckpointInfo, Notice
+from brain_xai.explain import METHODS, Method
 from brain_xai.preprocess import FORMATS_TEXT
 from brain_xai.ui.privacy import KEPT_MINUTES
 
@@ -25,6 +26,9 @@ PICTURE_LABEL = "Brain-MRI slice"
 PROBABILITIES_LABEL = "What the model thinks"
 OVERLAY_LABEL = "Why: what the model saw, and what its answer rests on"
 OPACITY_LABEL = "Strength of the colours"
+OUTLINE_LABEL = "Outline the strongest area"
+COMPARE = "Compare all methods (takes some seconds)"
+CHANNELS_LABEL = "What the strongest channels react to"
 METHOD_LABEL = "How to explain"
 TARGET_LABEL = "Class to explain"
 PREDICTED = "the model's own answer"
@@ -55,8 +59,12 @@ NO_CHECKPOINT = (
 
 PREDICT_DESCRIPTION = "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1."
 EXPLAIN_DESCRIPTION = (
-    "Explain one class of one scan: the overlay (PNG), the attribution (.npy, float32 [H, W] in logits, > 0 speaks for "
-    'the label) and what they mean (JSON). `target` is a label or "predicted".'
+    "Explain one class of one scan: the overlay (PNG), the attribution (.npy, float32 [H, W], > 0 speaks for "
+    'the label; its unit is in `settings`) and what they mean (JSON). `target` is a label or "predicted".'
+)
+COMPARE_DESCRIPTION = (
+    "Explain one class of one scan by every method that works on the checkpoint: a gallery of overlays, each with its "
+    "method's key as caption, and what they mean (JSON), with the reason for each method that is missing."
 )
 CHECKPOINTS_DESCRIPTION = "List the checkpoints this server offers, the default first, with their measured metrics."
 
@@ -105,11 +113,45 @@ def revision_refused(checkpoint: str, revision: str) -> str:
     )
 
 
-def caption(method_title: str, label: str) -> str:
-    """Say in HTML what a map shows."""
+def caption(method: Method, label: str, quality: Mapping | None) -> str:
+    """Say in HTML what a map shows, and how often such maps point at the tumour."""
+    colours = "orange speaks for it, blue against it." if method.signed else "orange is what it hangs on."
+    measured = f'<br><span class="fine-print">{escape(how_good(quality))}</span>'
+    return f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colours}{measured}"
+
+
+def how_good(quality: Mapping | None) -> str:
+    """Say how often the maps of a method point at the tumour, from what was measured for this model."""
+    pointing = (quality or {}).get("pointing_game")
+    if not pointing:
+        return "Nobody has measured how often this method points at the tumour with this model."
     return (
-        f"{escape(method_title)} for <strong>{escape(label_text(label))}</strong>: "
-        "orange speaks for it, blue against it."
+        f"On {pointing['n']:,} scans with a marked tumour, the strongest point of this method's map lay inside it in "
+        f"{_percent(pointing['value'])} (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
+        f"{_percent(pointing['high'])})."
+    )
+
+
+def short_caption(method: Method, quality: Mapping | None) -> str:
+    """Say below a small map which method drew it, and how often it points at the tumour."""
+    pointing = (quality or {}).get("pointing_game")
+    return f"{method.title}: on the tumour in {_percent(pointing['value'])}" if pointing else method.title
+
+
+def gallery_label(label: str) -> str:
+    """Say what the maps side by side explain."""
+    return f"Every method, for {label_text(label)}"
+
+
+def channel_caption(number: int) -> str:
+    """Name a channel of the model's last layer."""
+    return f"channel {number}"
+
+
+def not_applicable(reasons: Mapping[str, str]) -> str:
+    """Say in HTML why some methods are missing among the maps side by side, "" where none is."""
+    return "".join(
+        f'<p class="fine-print">{escape(METHODS[key].title)}: {escape(why)}</p>' for key, why in reasons.items()
     )
 
 
@@ -124,10 +166,11 @@ def empty_result() -> str:
     return f'<p class="empty">{EMPTY_RESULT}</p>'
 
 
-def progress(done: int, total: int) -> str:
-    """Return a progress bar as HTML."""
+def progress(done: int, total: int, preview: str | None = None) -> str:
+    """Return a progress bar as HTML, with a picture (its address) of what is known by now."""
     bar = f'<progress value="{done}" max="{total}" aria-label="Progress"></progress>'
-    return f"{bar} <span>{round(100 * done / total)} % done</span>"
+    picture = f'<img src="{preview}" alt="The map as far as it is known">' if preview else ""
+    return f"{bar} <span>{round(100 * done / total)} % done</span>{picture}"
 
 
 def notices(warnings: Sequence[Notice]) -> str:

@@ -5,29 +5,43 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from brain_xai.explain import Cancelled
 
 Result = TypeVar("Result")
 
 
-class Work(Generic[Result]):
-    """A running `function(progress)`; its `progress(done, total)` passes steps on, and raises `Cancelled` once stopped.
+class Progress(Protocol):
+    """What work calls to tell how far it has come, and what there is to see by now (a map, say), if anything."""
 
-    Iterate over it to get each (done, total) and, after the last, ask for `result()`; or await `finished()`.
+    def __call__(self, done: int, total: int, preview: Any = None) -> None: ...
+
+
+class Step(NamedTuple):
+    """How far work has come."""
+
+    done: int
+    total: int
+    preview: Any = None
+
+
+class Work(Generic[Result]):
+    """A running `function(progress)`; its `progress` passes steps on, and raises `Cancelled` once stopped.
+
+    Iterate over it to get each `Step` and, after the last, ask for `result()`; or await `finished()`.
     Both raise what the function raises. Whoever sets `stopped` ends the work at its next step.
     """
 
-    def __init__(self, function: Callable[[Callable[[int, int], None]], Result], stopped: threading.Event):
+    def __init__(self, function: Callable[[Progress], Result], stopped: threading.Event):
         self._stopped = stopped
-        self._steps: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
+        self._steps: SimpleQueue[Step | None] = SimpleQueue()
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="work")
         self._future: Future[Result] = pool.submit(function, self._progress)
         self._future.add_done_callback(lambda _: self._steps.put(None))
         pool.shutdown(wait=False)  # the thread ends with its work
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Step]:
         return iter(self._steps.get, None)
 
     def result(self) -> Result:
@@ -36,7 +50,7 @@ class Work(Generic[Result]):
     async def finished(self) -> Result:
         return await asyncio.wrap_future(self._future)
 
-    def _progress(self, done: int, total: int) -> None:
+    def _progress(self, done: int, total: int, preview: Any = None) -> None:
         if self._stopped.is_set():
             raise Cancelled
-        self._steps.put((done, total))
+        self._steps.put(Step(done, total, preview))
