@@ -99,6 +99,8 @@ def _all_passes_through(model: nn.Module, name: str, size: tuple[int, int]) -> b
         features = model.forward_features(picture)
     finally:
         hook.remove()
+    if not features.requires_grad:  # only poolings follow, which have no weights either
+        return True
     return torch.autograd.grad(features.sum(), picture, allow_unused=True)[0] is None
 
 
