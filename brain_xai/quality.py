@@ -57,6 +57,16 @@ def pointing_game(attribution: np.ndarray, box: Box, tolerance: float = 0) -> fl
     return float((np.hypot(down, across) <= tolerance).mean())
 
 
+def peak_offset(attribution: np.ndarray, box: Box) -> tuple[float, float]:
+    """Return how far the map's highest pixel lies below and to the right of the middle of the box, in pixels.
+
+    The mean place of several highest pixels counts. Maps laid on the right place have a mean near 0 over pictures.
+    """
+    top, left, bottom, right = box
+    rows, columns = np.nonzero(attribution == attribution.max())
+    return float(rows.mean() - (top + bottom - 1) / 2), float(columns.mean() - (left + right - 1) / 2)
+
+
 def energy_in_box(attribution: np.ndarray, box: Box) -> float:
     """Return the share of the positive attribution that lies inside the box, 0 to 1; 0 where nothing is positive.
 

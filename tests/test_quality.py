@@ -19,6 +19,7 @@ from brain_xai.quality import (
     faithfulness,
     iou,
     max_sensitivity,
+    peak_offset,
     pixel_box,
     pointing_game,
     randomised,
@@ -93,6 +94,12 @@ def test_pointing_game_shares_out_ties_and_ignores_the_sign_of_the_peak():
     assert pointing_game(with_pixels((0, 0, 1), (1, 1, 1), (2, 2, 1), (3, 3, 1)), BOX) == 0.5
     assert pointing_game(CONSTANT, BOX) == pointing_game(NOTHING, BOX) == box_share(BOX, (4, 4)) == 0.25
     assert pointing_game(NEGATIVE, BOX) == 1, "what speaks least against the class is its peak"
+
+
+def test_peak_offset_by_hand():
+    assert peak_offset(with_pixels((3, 0, 2)), BOX) == (1.5, -1.5), "the middle of the box is (1.5, 1.5)"
+    assert peak_offset(with_pixels((1, 2, 2)), (1, 2, 2, 3)) == (0, 0)
+    assert peak_offset(with_pixels((1, 1, 2), (2, 2, 2)), BOX) == peak_offset(CONSTANT, BOX) == (0, 0)
 
 
 def test_a_box_of_one_pixel_at_the_border():

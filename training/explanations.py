@@ -38,14 +38,16 @@ FILE = "explanations.json"
 VERSIONS_OF = ("torch", "timm", "captum", "numpy")
 CONSENSUS = "consensus"  # it is weighted by what was measured of the others
 TOLERANCE = 15  # pixels of the view
-THRESHOLDS = np.linspace(0.05, 0.95, 19)
+THRESHOLDS = np.arange(5, 100, 5) / 100
 BOOTSTRAP_SAMPLES = 1000
 # A method whose map costs up to so many forward passes is measured on this share of the pictures.
-SHARES = ((12, 1.0), (120, 1 / 6), (inf, 1 / 15))
+SHARES = ((12, 1.0), (80, 1 / 5), (inf, 1 / 15))
 LEAST = 10
 # Of the pictures: for the curves of faithfulness, and for sensitivity and sanity, which take several maps each.
-FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 10, 1 / 30
+FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 12, 1 / 30
 NOISY_DRAWS = 3
+MEASURES_OF_PLACE = ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy")
+MEASURES_OF_PEAK = ("peak_down", "peak_right")
 MEASURES_OF_SLICES = ("pointing_game", "energy_in_box", "energy_lift")
 
 Attribute = Callable[[np.ndarray, int], np.ndarray]
@@ -67,6 +69,12 @@ class Measuring:
         """Return how many pictures of a set are measured: a quarter as many of validation, which only chooses."""
         share = share / 4 if name == "validation" else share
         return min(len(self.sets[name]), self.limit, max(LEAST, round(share * self.limit)))
+
+    def mean(self, values: np.ndarray, pictures: np.ndarray, weights: np.ndarray | None = None) -> dict:
+        """Return the (weighted) mean over test pictures, given by their indices, with its interval and n."""
+        weights = np.ones(len(values)) if weights is None else weights
+        groups = self.sets["test"].groups[pictures]
+        return ratio_with_interval(values * weights, weights, groups, BOOTSTRAP_SAMPLES, self.seed)
 
     def attribute(self, method: str) -> Attribute:
         """Return the method as a function of pixels uint8 [H, W] and target; a map is made once for all measures."""
@@ -215,8 +223,8 @@ def measure(
     rows = {part: localise(measuring, part, name, attribute, share, settings or {}) for part in ("validation", "test")}
     accuracies = box_accuracies(rows["validation"]).mean(axis=0)
     best = int(accuracies.argmax())
-    rows["test"]["box_accuracy"] = box_accuracies(rows["test"])[:, best]
-    results = summary(measuring, rows["test"]) | {"box_threshold": round(float(THRESHOLDS[best]), 2)}
+    accuracy = measuring.mean(box_accuracies(rows["test"])[:, best], rows["test"]["picture"])
+    results = summary(measuring, rows["test"]) | {"box_accuracy": accuracy, "box_threshold": float(THRESHOLDS[best])}
     return results | faithfulness(measuring, name, attribute, share), rows["validation"], rows["test"]
 
 
@@ -236,11 +244,14 @@ def localise(measuring: Measuring, part: str, name: str, attribute: Attribute, s
 def place(attribution: np.ndarray, fractions: np.ndarray) -> dict[str, float | np.ndarray]:
     """Return how well one map lies on its box."""
     box = quality.pixel_box(fractions.tolist(), attribution.shape)
+    down, right = quality.peak_offset(attribution, box)
     return {
         "pointing_game": quality.pointing_game(attribution, box),
         "pointing_game_15": quality.pointing_game(attribution, box, TOLERANCE),
         "energy_in_box": quality.energy_in_box(attribution, box),
         "rank_accuracy": quality.rank_accuracy(attribution, box),
+        "peak_down": down,
+        "peak_right": right,
         "box_share": quality.box_share(box, attribution.shape),
         "ious": quality.area_ious(attribution, box, THRESHOLDS),
     }
@@ -270,13 +281,18 @@ def stretched(attribution: np.ndarray, settings: dict) -> np.ndarray:
 
 
 def summary(measuring: Measuring, rows: Rows) -> dict[str, dict]:
-    """Return the mean of every measure of place with its interval; the lift is mean energy over mean share of box."""
-    groups, ones = measuring.sets["test"].groups[rows["picture"]], np.ones(len(rows["picture"]))
-    interval = {"groups": groups, "samples": BOOTSTRAP_SAMPLES, "seed": measuring.seed}
-    means = [key for key in rows if key not in ("picture", "box_share", "ious", "stretched")]
-    return {key: ratio_with_interval(rows[key], ones, **interval) for key in means} | {
-        "energy_lift": ratio_with_interval(rows["energy_in_box"], rows["box_share"], **interval)
-    }
+    """Return the mean of every measure of place with its interval.
+
+    The lift is mean energy over mean share of box; how far down and right of the box the peak lies is the mean over
+    the pictures where it is within the tolerance, as others were pointed at something else.
+    """
+    pictures, share = rows["picture"], rows["box_share"]
+    found = {key: measuring.mean(rows[key], pictures) for key in MEASURES_OF_PLACE}
+    found["energy_lift"] = measuring.mean(rows["energy_in_box"] / share, pictures, weights=share)
+    near = rows["pointing_game_15"] > 0
+    for key in MEASURES_OF_PEAK if near.any() else ():
+        found[key] = measuring.mean(rows[key][near], pictures[near])
+    return found
 
 
 def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: float) -> dict[str, dict]:
@@ -321,24 +337,20 @@ def stability(
 
 def means(measuring: Measuring, rows: list[dict[str, float]]) -> dict[str, dict]:
     """Return the mean of every number of the first test pictures with its interval."""
-    groups, ones = measuring.sets["test"].groups[: len(rows)], np.ones(len(rows))
-    return {
-        key: ratio_with_interval(np.array([row[key] for row in rows]), ones, groups, BOOTSTRAP_SAMPLES, measuring.seed)
-        for key in rows[0]
-    }
+    return {key: measuring.mean(np.array([row[key] for row in rows]), np.arange(len(rows))) for key in rows[0]}
 
 
 def alignment(measuring: Measuring, rows: Rows) -> dict[str, dict]:
     """Compare maps in their measured place with the same cells stretched over the picture, picture by picture."""
-    ones, groups = np.ones(len(rows["picture"])), measuring.sets["test"].groups[rows["picture"]]
+    usual = {key: np.array([row[key] for row in rows["stretched"]]) for key in rows["stretched"][0]}
+    usual["picture"] = rows["picture"]
+    both = {"aligned": summary(measuring, rows), "stretched": summary(measuring, usual)}
     found = {}
     for key in ("pointing_game", "energy_in_box"):
-        usual = np.array([row[key] for row in rows["stretched"]])
-        values = {"aligned": rows[key], "stretched": usual, "difference": rows[key] - usual}
-        found[key] = {
-            name: ratio_with_interval(numbers, ones, groups, BOOTSTRAP_SAMPLES, measuring.seed)
-            for name, numbers in values.items()
-        }
+        found[key] = {name: results[key] for name, results in both.items()}
+        found[key]["difference"] = measuring.mean(rows[key] - usual[key], rows["picture"])
+    for key in MEASURES_OF_PEAK:
+        found[key] = {name: results[key] for name, results in both.items() if key in results}
     return found
 
 
