@@ -60,8 +60,8 @@ def pull(name: str) -> Snapshot:
         files = _wanted({file.rfilename: file.size or 0 for file in info.siblings or []})
         for file in files:
             path = _fetch(repo_id, file, info.sha)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{name} cannot be loaded. {error}") from error
     except HFValidationError as error:
         raise CheckpointError(f"{name} is neither a folder here nor an id on the Hub (org/name@revision).") from error
     except Exception as error:  # the client passes on what the connection raises, of several libraries

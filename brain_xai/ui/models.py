@@ -16,12 +16,13 @@ from brain_xai.ui import texts
 # How often a branch is looked at, and how soon again after the Hub did not answer.
 CHECK_SECONDS = 600
 RETRY_SECONDS = 60
-# For so long after the first look, visitors wait for a model that was never fetched before another answers instead.
-PATIENCE_SECONDS = 2
+# For so long after a look begins, visitors wait for a model that was never fetched, before another answers instead,
+# and for a newer revision, before the one that is here answers.
+FETCH_PATIENCE_SECONDS, NEWS_PATIENCE_SECONDS = 2.0, 0.5
 
 
 def classifier_of(checkpoint: str) -> Classifier:
-    """Return the classifier that answers for an allowed id at this moment, without waiting for the Hub.
+    """Return the classifier that answers for an allowed id at this moment, hardly waiting for the Hub.
 
     For one on the Hub that is the newest revision known here. What else answers says so in `Classifier.notices`.
     Raises `CheckpointError`.
@@ -58,15 +59,15 @@ class Followed:
             if is_settled or not self._looked.is_set() or time.monotonic() < self._next_look:
                 return
             self._looked.clear()
-            self._give_up_waiting = time.monotonic() + PATIENCE_SECONDS
+            patience = FETCH_PATIENCE_SECONDS if self._snapshot is None else NEWS_PATIENCE_SECONDS
+            self._give_up_waiting = time.monotonic() + patience
         # A daemon, because a server that is stopped does not wait for the Hub.
         threading.Thread(target=self._look, name=f"look at {self.name}", daemon=True).start()
 
     def classifier(self) -> Classifier:
         """Return what answers now; raises `CheckpointError`."""
         self.look()
-        if self._snapshot is None:
-            self._looked.wait(max(0.0, self._give_up_waiting - time.monotonic()))
+        self._looked.wait(max(0.0, self._give_up_waiting - time.monotonic()))
         snapshot, error = self._snapshot, self._error
         if snapshot is not None:
             return load_snapshot(self.name, replace(snapshot, notices=self._notices(snapshot, error)))
@@ -82,7 +83,7 @@ class Followed:
             self._snapshot = snapshot
         except CheckpointError as refused:
             error = refused
-            print(f"{self.name}: {error}", file=sys.stderr, flush=True)  # for the maintainer
+            print(error, file=sys.stderr, flush=True)  # for the maintainer
         finally:
             self._error = error
             self._next_look = time.monotonic() + (CHECK_SECONDS if error is None else RETRY_SECONDS)
