@@ -278,6 +278,17 @@ def test_the_same_seed_gives_the_same_numbers(measured, data, tmp_path):
     assert content["consensus_weights"] == {"grad_cam": 1}
 
 
+def test_the_predicted_class_can_be_explained_instead(measured, data, tmp_path):
+    folder = shutil.copytree(measured[0], tmp_path / "predicted")
+    arguments = (str(folder), str(data), str(data / "boxes.csv"), ["grad_cam"])
+    content = measure_explanations(*arguments, limit=6, target="predicted")
+    assert content["target"] == "predicted"
+    wrong, other_wrong = (numbers["by_answer"]["wrong"]["grad_cam"] for numbers in (content, measured[2]))
+    assert wrong["energy_in_box"] != other_wrong["energy_in_box"], "another class, another map"
+    for part in content["by_answer"]["right"], measured[2]["by_answer"]["right"]:
+        assert part.get("grad_cam") == content["by_answer"]["right"].get("grad_cam")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
