@@ -38,9 +38,11 @@ def saliency(
     """
     from captum.attr import Saliency  # takes over a second, as it brings matplotlib
 
-    gradient = Saliency(_by_grey(classifier)).attribute(_grey(classifier, pixel_values), target=target)
+    # No hook is set and no weight needs a gradient, so the model that predicts can be used, by many at once.
+    engine = Saliency(classifier.model)
+    gradient = engine.attribute(pixel_values.clone().requires_grad_(), target=target, abs=False)
     progress(1, 1)
-    return gradient[0, 0].numpy(), {}
+    return _by_grey(gradient, classifier)[0].abs().numpy(), {}
 
 
 def smooth_grad(
@@ -63,18 +65,20 @@ def smooth_grad(
 
     if samples < 1 or not noise >= 0:
         raise ValueError(f"SmoothGrad needs samples >= 1 and noise >= 0, got samples {samples} and noise {noise}.")
-    engine = Saliency(_by_grey(classifier))
-    grey = _grey(classifier, pixel_values).detach()
-    deviation = noise * (grey.max() - grey.min())
+    engine = Saliency(classifier.model)
+    # The range of the first channel, which is divided by its deviation as the noise is.
+    width = (pixel_values[:, 0].max() - pixel_values[:, 0].min()) * classifier.preprocessing.std[0]
     # Not captum's NoiseTunnel, which draws from the generator that all threads share.
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros_like(grey)
+    total = torch.zeros_like(pixel_values)
     for done in range(0, samples, BATCH_SIZE):
         count = min(BATCH_SIZE, samples - done)
-        noisy = grey + deviation * torch.randn(count, *grey.shape[1:], generator=generator)
+        drawn = torch.randn(count, 1, *pixel_values.shape[2:], generator=generator)
+        noisy = pixel_values + noise * width * drawn / _std(classifier)
         total += engine.attribute(noisy.requires_grad_(), target=target, abs=False).sum(dim=0, keepdim=True)
         progress(done + count, samples)
-    return (total / samples).abs()[0, 0].numpy(), {"samples": samples, "noise": noise, "seed": seed}
+    mean = _by_grey(total / samples, classifier)[0]
+    return mean.abs().numpy(), {"samples": samples, "noise": noise, "seed": seed}
 
 
 def integrated_gradients(
@@ -96,38 +100,33 @@ def integrated_gradients(
     if steps < 1:
         raise ValueError(f"Integrated gradients need steps >= 1, got {steps}.")
     done = 0
-    by_grey = _by_grey(classifier)
 
-    def forward(grey: torch.Tensor) -> torch.Tensor:
+    def forward(batch: torch.Tensor) -> torch.Tensor:
         nonlocal done
-        logits = by_grey(grey)
-        done += len(grey)
+        logits = classifier.model(batch)
+        done += len(batch)
         progress(done, steps)
         return logits
 
-    # The baseline 0 is black here; in pixel values it would be a mean grey, which no scan is empty at.
+    # captum's own baseline, 0, is a mean grey, which no scan is empty at.
+    black = -torch.tensor(classifier.preprocessing.mean).view(1, 3, 1, 1) / _std(classifier)
     attribution = IntegratedGradients(forward).attribute(
-        _grey(classifier, pixel_values), baselines=0, target=target, n_steps=steps, internal_batch_size=BATCH_SIZE
+        pixel_values.clone(),
+        baselines=black.expand_as(pixel_values),
+        target=target,
+        n_steps=steps,
+        internal_batch_size=BATCH_SIZE,
     )
-    return attribution[0, 0].detach().float().numpy(), {"steps": steps, "baseline": "black"}
+    return attribution[0].sum(dim=0).detach().float().numpy(), {"steps": steps, "baseline": "black"}
 
 
-def _grey(classifier: Classifier, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Return the grey values, 0 to 1, of pixel values [1, 3, H, W] as a new leaf [1, 1, H, W]."""
-    preprocessing = classifier.preprocessing
-    return (pixel_values[:, :1] * preprocessing.std[0] + preprocessing.mean[0]).requires_grad_()
+def _by_grey(gradient: torch.Tensor, classifier: Classifier) -> torch.Tensor:
+    """Turn a gradient by the normalised pixel values [N, 3, H, W] into that by the grey value they all show."""
+    return (gradient / _std(classifier)).sum(dim=1)
 
 
-def _by_grey(classifier: Classifier) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from grey values [N, 1, H, W] to logits.
-
-    It sets no hook and its weights need no gradient, so many can use the model that predicts at once.
-    """
-    mean, std = (
-        torch.tensor(values).view(1, 3, 1, 1)
-        for values in (classifier.preprocessing.mean, classifier.preprocessing.std)
-    )
-    return lambda grey: classifier.model((grey - mean) / std).float()
+def _std(classifier: Classifier) -> torch.Tensor:
+    return torch.tensor(classifier.preprocessing.std).view(1, 3, 1, 1)
 
 
 # Guided by the rectifiers
@@ -213,5 +212,5 @@ def _guided_gradient(classifier: Classifier, pixel_values: torch.Tensor, target:
     with classifier.private_model() as model:
         # captum says on every call that it sets hooks, which is why it gets the private model.
         warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU activations")
-        gradient = GuidedBackprop(model).attribute(pixel_values.clone().requires_grad_(), target=target)[0]
-    return (gradient / torch.tensor(classifier.preprocessing.std).view(3, 1, 1)).sum(dim=0).detach()
+        gradient = GuidedBackprop(model).attribute(pixel_values.clone().requires_grad_(), target=target)
+    return _by_grey(gradient.detach(), classifier)[0]
