@@ -15,6 +15,7 @@ from training.augment import augment
 from training.boxes import PlaceLoss, box_masks, load_boxes
 from training.data import DataError
 from training.loader import ScanDataset
+from training.model import centre_head
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 NONE = [math.nan] * 4
@@ -86,11 +87,38 @@ def make_model():
 def test_the_loss_is_the_negative_log_of_the_share_inside():
     model = make_model()
     place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
-    # A head of zeros makes the map flat, so the share inside is the box's share of the picture.
-    torch.nn.init.zeros_(model.get_classifier().weight)
-    model(torch.rand(2, 3, 64, 64))
+    # Every cell speaks with 3 for class 0 and so, less the mean of 1, with 2 for it and with 1 against the others.
+    model.get_classifier().weight.data = torch.tensor([[3.0], [0.0], [0.0]]).expand(3, model.num_features) / 10
+    features = torch.full((2, model.num_features, 2, 2), 10 / model.num_features)
+    place._keep(None, (), features)
     masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]]), 64)
-    assert place(torch.tensor([0, 2]), masks).item() == pytest.approx((math.log(8) + math.log(4)) / 2, rel=1e-5)
+    within = [math.log1p(math.exp(2)) / 8, math.log1p(math.exp(-1)) / 4]
+    beyond = [2 * 7 / 8, 1 * 3 / 4]
+    expected = [-math.log(a / (a + b)) for a, b in zip(within, beyond, strict=True)]
+    assert place(torch.tensor([0, 2]), masks).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+
+
+def test_what_all_classes_share_does_not_count():
+    model = make_model().eval()
+    place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 2])
+    masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]] * 2), 64)
+    model(pixels)
+    before = place(labels, masks).item()
+    model.get_classifier().weight.data += torch.randn(model.num_features)
+    model(pixels)
+    assert place(labels, masks).item() == pytest.approx(before, rel=1e-4)
+
+
+def test_a_centred_head_gives_the_same_probabilities():
+    model = make_model().eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = model(pixels).softmax(dim=1)
+        centre_head(model)
+        logits = model(pixels)
+    assert torch.allclose(logits.softmax(dim=1), before, atol=1e-6)
+    assert logits.sum(dim=1).abs().max() < 1e-5
 
 
 def test_pictures_without_a_box_count_for_nothing():

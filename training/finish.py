@@ -29,6 +29,7 @@ from training.hub import push_after_training
 from training.loader import ToInput
 from training.maps import Answers, save_maps
 from training.metrics import ClassificationMetrics
+from training.model import centre_head
 from training.model_card import card_of
 from training.resume import clear_state
 
@@ -65,6 +66,7 @@ def finish(
         return
     folder = Path(config.output_dir)
     model.load_state_dict(load_file(folder / "best.safetensors"))
+    centre_head(model)
     model.eval()
     to_input = ToInput(preprocessing, accelerator.device)
     speed = bare_speed(model, config.batch_size, preprocessing.size[0], accelerator.device)

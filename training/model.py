@@ -50,6 +50,19 @@ def _load_what_fits(model: torch.nn.Module, file: Path) -> str:
     )
 
 
+def centre_head(model: torch.nn.Module) -> None:
+    """Take from a linear head what it adds to all logits alike, so that they sum to zero over the classes.
+
+    No probability changes, for softmax does not see it; a map of one logit then shows only what tells this class from
+    the others.
+    """
+    head = model.get_classifier()
+    if isinstance(head, torch.nn.Linear):
+        with torch.no_grad():
+            head.weight -= head.weight.mean(dim=0)
+            head.bias -= head.bias.mean()
+
+
 def load_teacher(folder: str, split: tuple) -> torch.nn.Module:
     """Return the frozen model of a checkpoint of the same `split` (see `split_of`); raises `DataError` for any other.
 
