@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from brain_xai import explain, load_checkpoint
-from brain_xai.checkpoint import BUNDLED, save_checkpoint
+from brain_xai.checkpoint import BUNDLED, WEIGHTS, save_checkpoint
 from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.explain.cam import spread
 from brain_xai.explain.layers import TargetLayer, target_layer
@@ -36,12 +36,14 @@ from training.explanations import (
     measure_all,
     measure_explanations,
     normalised,
+    save,
     skill,
     stretched,
     summary,
 )
 from training.held_out import BoxedScans, held_out_scans
 from training.metrics import ratio_with_interval
+from training.results import file_hash
 
 ROOT = Path(__file__).parent.parent
 SIDE = 64
@@ -471,8 +473,10 @@ def test_means_with_interval_go_by_duplicate_group():
 
 def test_bundling_takes_the_numbers_along(measured, tmp_path):
     run = shutil.copytree(BUNDLED / "resnet18", tmp_path / "run")
-    numbers = measured[2] | {"checkpoint": {"revision": load_checkpoint(run).info.revision}}
-    (run / "explanations.json").write_text(json.dumps(numbers))
+    numbers = measured[2] | {"checkpoint": measured[2]["checkpoint"] | {"revision": file_hash(run / WEIGHTS)}}
+    assert "centre" not in (run / "README.md").read_text()
+    save(numbers, run)
+    assert "*centre*" in (run / "README.md").read_text(), "the card is written anew"
     (run / "figures" / "explanations.png").write_bytes(b"figure")
     bundle(run, tmp_path / "bundled")
     assert load_checkpoint(tmp_path / "bundled").explanations == numbers

@@ -2,8 +2,8 @@
 
 python -m training.explanations --checkpoint bundled/resnet18 --data-dir DIR --boxes DIR/boxes.csv
 
-Writes `explanations.json` and `figures/explanations.png` into the checkpoint folder and prints a table. The check with
-randomly labelled training data (Adebayo et al. 2018) is left out: it needs a second training run to a perfect fit.
+Writes `explanations.json`, `figures/explanations.png` and the card of the checkpoint folder, and prints a table. The
+check with randomly labelled data (Adebayo et al. 2018) is left out: it needs a second training run to a perfect fit.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from training.data import DataError
 from training.figures import explanation_quality
 from training.held_out import BoxedScans, held_out_scans
 from training.metrics import INTERVAL_LEVEL, ratio_with_interval
+from training.model_card import card_of
 from training.results import explanations_table, file_hash
 
 FILE = "explanations.json"
@@ -108,7 +109,7 @@ def measure_explanations(
     baseline: str = "black",
     command: str = "",
 ) -> dict:
-    """Measure the methods, write `explanations.json` and its figure, and return the content of the file.
+    """Measure the methods, write `explanations.json`, figure and card, and return the content of the file.
 
     `checkpoint` is "bundled/<name>" or a folder. `limit` is the number of test pictures for methods that cost a few
     forward passes; the dearer ones get fewer. `target` is "true" (the label of the box, as is usual for localisation)
@@ -151,10 +152,17 @@ def measure_explanations(
         "command": command,
         "seconds": round(time.perf_counter() - started, 1),
     }
+    save(content, folder)
+    return content
+
+
+def save(content: dict, folder: Path) -> None:
+    """Write the numbers and their figure into a checkpoint folder, and its card anew where it has one."""
     (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
     explanation_quality(content, folder / "figures" / "explanations.png")
-    return content
+    if (folder / "README.md").is_file():
+        (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 
 def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tuple[dict[str, str], list[str]]:
