@@ -2,52 +2,34 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import timm
 import torch
 from captum.attr import Occlusion
 from PIL import Image
 from torch import nn
 
-from brain_xai.classifier import CheckpointInfo, Classifier
+from brain_xai.classifier import Classifier
 from brain_xai.explain import Cancelled, explain
 from brain_xai.explain import occlusion as module
 from brain_xai.explain.incremental import Network, hidden_patch, hide, network_of
 from brain_xai.explain.occlusion import occlusion, occlusion_of_all_classes
-from brain_xai.preprocess import Preprocessing
+from tests.nets import LABELS, PLAIN, make_classifier, make_scan, make_timm
 
-LABELS = ("cat", "dog", "owl")
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SMALL_RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 
-def make_classifier(model: nn.Module, size: tuple[int, int], normalisation: dict = IMAGENET) -> Classifier:
-    info = CheckpointInfo("test", "0", type(model).__name__)
-    return Classifier(model.eval().requires_grad_(False), LABELS, Preprocessing(size, **normalisation), info)
-
-
-def make_timm(name: str, size: tuple[int, int], **options) -> Classifier:
-    """A timm model with random weights and random norm statistics, as a trained one has."""
-    torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=len(LABELS), **options)
-    for layer in model.modules():
+def make_busy(name: str, size: tuple[int, int], **options) -> Classifier:
+    """A timm model whose residual branches add something, as timm starts them at zero, with logits of order one."""
+    classifier = make_timm(name, size, **options)
+    classifier.model.get_classifier().weight.data.mul_(0.1)
+    for layer in classifier.model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 1.5)
             layer.weight.data.uniform_(0.5, 1.5)
-            layer.bias.data.normal_(0, 0.1)
-    return make_classifier(model, size)
-
-
-def make_scan(size: tuple[int, int]) -> Image.Image:
-    """A grey picture: smooth noise on black, the upper quarter black."""
-    coarse = np.random.default_rng(0).integers(0, 256, (6, 6), dtype=np.uint8)
-    picture = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
-    picture[: size[0] // 4] = 0
-    return Image.fromarray(picture)
+    return classifier
 
 
 def pixels_of(classifier: Classifier) -> torch.Tensor:
@@ -122,7 +104,7 @@ def test_occlusion_is_captums_to_1e5(name, options, taken_apart):
     size = (75, 96)  # odd, and windows of 18 x 23 every 9 x 12 reach over the lower border
     torch.manual_seed(0)
     own = {"unusual": Unusual, "deciding": Deciding}
-    classifier = make_classifier(own[name](), size) if name in own else make_timm(name, size, **options)
+    classifier = make_classifier(own[name](), size) if name in own else make_busy(name, size, **options)
     pixel_values = pixels_of(classifier)
     black = black_of(classifier).view(1, 3, 1, 1)
     maps, _ = occlusion_of_all_classes(classifier, pixel_values, silent, window=0.24, stride=0.125)
@@ -149,7 +131,7 @@ def test_occlusion_by_hand():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit"])
 def test_maps_of_all_classes_are_those_of_each(name):
-    classifier = make_timm(name, (160, 160))
+    classifier = make_busy(name, (160, 160))
     pixel_values = pixels_of(classifier)
     settings = {"window": 0.5, "stride": 0.25}
     maps, used = occlusion_of_all_classes(classifier, pixel_values, silent, **settings)
@@ -168,7 +150,7 @@ def test_maps_of_all_classes_are_those_of_each(name):
 def test_hidden_windows_give_the_logits_of_a_full_pass(name, reach):
     torch.manual_seed(0)
     size = (61, 80)
-    classifier = make_classifier(Unusual(), size) if name == "unusual" else make_timm(name, size, **SMALL_RESNET)
+    classifier = make_classifier(Unusual(), size) if name == "unusual" else make_busy(name, size, **SMALL_RESNET)
     network = Network(classifier.model)
     pixel_values = torch.randn(1, 3, *size)
     # Everywhere, also cut off to a single pixel.
@@ -182,7 +164,7 @@ def test_hidden_windows_give_the_logits_of_a_full_pass(name, reach):
 
 
 def test_less_is_computed_for_a_window_than_for_the_picture(monkeypatch):
-    classifier = make_timm("resnet18", (96, 96), **SMALL_RESNET)
+    classifier = make_busy("resnet18", (96, 96), **SMALL_RESNET)
     network = Network(classifier.model)
     pixel_values = torch.randn(1, 3, 96, 96)
     outputs = network.outputs(pixel_values)
@@ -204,7 +186,7 @@ def test_less_is_computed_for_a_window_than_for_the_picture(monkeypatch):
 
 
 def test_a_longer_reach_comes_closer():
-    classifier = make_timm("resnet18", (160, 160), **SMALL_RESNET)
+    classifier = make_busy("resnet18", (160, 160), **SMALL_RESNET)
     pixel_values = pixels_of(classifier)
     settings = {"window": 0.1, "stride": 0.1}
     exact, _ = occlusion_of_all_classes(classifier, pixel_values, silent, **settings)
@@ -219,7 +201,7 @@ def test_a_longer_reach_comes_closer():
 
 def test_a_bounded_reach_keeps_patches_behind_squeeze_and_excitation():
     # Exactly, its weights change every cell a little; the map is close without that.
-    classifier = make_timm("test_efficientnet", (160, 160))
+    classifier = make_busy("test_efficientnet", (160, 160))
     pixel_values = pixels_of(classifier)
     exact, bounded = (
         occlusion_of_all_classes(classifier, pixel_values, silent, window=0.2, stride=0.2, reach=reach)[0]
@@ -229,7 +211,7 @@ def test_a_bounded_reach_keeps_patches_behind_squeeze_and_excitation():
 
 
 def test_windows_that_hide_only_black_are_not_tried():
-    classifier = make_timm("test_resnet", (64, 64))
+    classifier = make_busy("test_resnet", (64, 64))
     picture = np.zeros((64, 64), np.uint8)
     picture[20, 40] = 255  # one bright pixel: of 8 x 8 windows, one beside the other, only one hides it
     pixel_values = classifier.prepare(Image.fromarray(picture)).pixel_values
@@ -255,7 +237,7 @@ def hasty(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_partial_maps_come_closer_to_the_last():
-    classifier = make_timm("resnet18", (96, 96), **SMALL_RESNET)
+    classifier = make_busy("resnet18", (96, 96), **SMALL_RESNET)
     partial = []
     settings = {"window": 0.1, "stride": 0.05}
     final, _ = occlusion(
@@ -269,7 +251,7 @@ def test_partial_maps_come_closer_to_the_last():
 
 
 def test_partial_maps_come_at_most_every_half_second():
-    classifier = make_timm("test_resnet", (96, 96))
+    classifier = make_busy("test_resnet", (96, 96))
     calls = []
     started = time.monotonic()
     explain(classifier, make_scan((96, 96)), "occlusion", progress=lambda *call: calls.append(len(call)))
@@ -277,9 +259,9 @@ def test_partial_maps_come_at_most_every_half_second():
 
 
 def test_a_time_limit_leaves_the_rest_estimated(monkeypatch):
-    classifier = make_timm("test_resnet", (96, 96))
-    clock = iter(range(1000))  # every look at the clock is a second later
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    classifier = make_busy("test_resnet", (96, 96))
+    seconds = count()  # every look at the clock is a second later
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     settings = {"window": 0.1, "stride": 0.1}
     done = []
     attribution, used = occlusion(
@@ -299,11 +281,11 @@ def test_a_time_limit_leaves_the_rest_estimated(monkeypatch):
 @pytest.mark.parametrize("wrong", [{"reach": -1}, {"reach": 1.5}, {"seconds": 0}, {"seconds": float("nan")}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="Occlusion needs"):
-        explain(make_timm("test_resnet", (64, 64)), make_scan((64, 64)), "occlusion", **wrong)
+        explain(make_busy("test_resnet", (64, 64)), make_scan((64, 64)), "occlusion", **wrong)
 
 
 def test_what_progress_raises_ends_the_work_before_the_next_batch(monkeypatch):
-    classifier = make_timm("resnet18", (96, 96), **SMALL_RESNET)
+    classifier = make_busy("resnet18", (96, 96), **SMALL_RESNET)
     passes = []
     hidden = Network.hidden
     network_of(classifier)
@@ -322,7 +304,7 @@ def test_what_progress_raises_ends_the_work_before_the_next_batch(monkeypatch):
 
 
 def test_two_threads_get_what_one_gets():
-    classifier = make_timm("test_efficientnet", (96, 96))
+    classifier = make_busy("test_efficientnet", (96, 96))
     pictures = [torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 
     def answer(picture: int) -> np.ndarray:
@@ -338,7 +320,7 @@ def test_two_threads_get_what_one_gets():
 
 @pytest.mark.parametrize("reach", [None, 5])
 def test_the_model_that_predicts_and_the_picture_stay_untouched(reach):
-    classifier = make_timm("test_efficientnet", (64, 64))
+    classifier = make_busy("test_efficientnet", (64, 64))
     pixel_values = pixels_of(classifier)
     before = {key: value.clone() for key, value in classifier.model.state_dict().items()}
     picture = pixel_values.clone()
