@@ -16,6 +16,7 @@ from brain_xai.checks import (
     WEIGHTS,
     CheckpointError,
     check_config,
+    check_explanations,
     check_finite,
     check_metrics,
     check_size,
@@ -185,6 +186,7 @@ def _read_explanations(folder: Path) -> dict:
     """Return the content of explanations.json, {} where there is none or it was measured with other weights."""
     file = folder / "explanations.json"
     content = read_json(file) if file.is_file() else {}
+    check_explanations(content)
     measured = content.get("checkpoint")
     return content if isinstance(measured, dict) and measured.get("revision") == _hash(folder / WEIGHTS) else {}
 

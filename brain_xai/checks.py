@@ -100,6 +100,8 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
 
 def check_metrics(metrics: Mapping[str, Any]) -> None:
     """Refuse a metrics.json whose numbers could not be put into words; raises `CheckpointError`."""
+    if not isinstance(metrics.get("split", ""), str):
+        raise CheckpointError("metrics.json names no split.")
     for split in ("validation", "test"):
         measured = metrics.get(split, {})
         entries = [measured.get(name) for name in SHOWN_METRICS] if isinstance(measured, dict) else [measured]
@@ -107,6 +109,20 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
             raise CheckpointError(f"metrics.json does not hold what was measured on the {split} images.")
         if entries[0] is not None and not isinstance(measured.get("n"), int) and split == "test":
             raise CheckpointError("metrics.json does not say on how many test images it was measured.")
+
+
+def check_explanations(explanations: Mapping[str, Any]) -> None:
+    """Refuse an explanations.json whose numbers could not be put into words; raises `CheckpointError`."""
+    methods, weights = (explanations.get(key, {}) for key in ("methods", "consensus_weights"))
+    are_objects = all(isinstance(part, dict) for part in (methods, weights)) and all(
+        isinstance(measured, dict) for measured in methods.values()
+    )
+    if not are_objects or not _are_numbers([*weights.values()], len(weights)):
+        raise CheckpointError("explanations.json does not hold what was measured of the maps.")
+    for method, measured in methods.items():
+        pointing = measured.get("pointing_game")
+        if pointing is not None and not (_is_interval(pointing) and isinstance(pointing.get("n"), int)):
+            raise CheckpointError(f"explanations.json does not hold what was measured of {_short(method)}.")
 
 
 def check_size(size: int) -> None:
@@ -166,10 +182,7 @@ def _are_numbers(values: Any, count: int) -> bool:
 
 
 def _is_interval(entry: Any) -> bool:
-    if not isinstance(entry, dict):
-        return False
-    bounds = [entry.get(key) for key in ("value", "low", "high")]
-    return _are_numbers(bounds, 3) or bounds[0] is None or (bounds[1:] == [None, None] and _are_numbers(bounds[:1], 1))
+    return isinstance(entry, dict) and _are_numbers([entry.get(key) for key in ("value", "low", "high")], 3)
 
 
 def _refuse_constant(name: str) -> None:

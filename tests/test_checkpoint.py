@@ -206,6 +206,10 @@ def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
         ("config.json", b"[" * 100_000, "cannot be read as JSON"),
         ("metrics.json", b'{"test": NaN}', "NaN is no number"),
         ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "does not hold what was measured"),
+        ("metrics.json", b'{"split": []}', "names no split"),
+        ("explanations.json", b'{"methods": []}', "measured of the maps"),
+        ("explanations.json", b'{"consensus_weights": {"grad_cam": "much"}}', "measured of the maps"),
+        ("explanations.json", b'{"methods": {"grad_cam": {"pointing_game": 1}}}', "measured of 'grad_cam'"),
         ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "on how many test images"),
     ],
 )
