@@ -99,7 +99,7 @@ def show_stepwise(
     running: threading.Event | None,
 ) -> Iterator[Shows]:
     """Show the progress of a method that takes seconds, the map as far as it is known, then the map."""
-    return _stepwise(lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running)
+    yield from _stepwise(lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running)
 
 
 def show_comparison(
@@ -112,7 +112,7 @@ def show_comparison(
     running: threading.Event | None,
 ) -> Iterator[Shows]:
     """Show the progress of every method in turn, then all maps side by side; the chosen `method` stays as it is."""
-    return _stepwise(
+    yield from _stepwise(
         lambda progress: _side_by_side(image, checkpoint, method, target, opacity, outline, progress), running
     )
 
