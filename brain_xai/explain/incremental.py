@@ -84,8 +84,8 @@ class Network:
     def hidden(self, outputs: dict[fx.Node, Any], patch: Patch, reach: int | None) -> torch.Tensor:
         """Return logits [N, classes] of the picture that `outputs` belong to, changed by `patch`.
 
-        `reach` bounds the patch of each layer to the cells below the patch of the picture and so many more per axis;
-        what lies beyond counts as unchanged. None follows every change: exact.
+        `reach` bounds the patch of each layer to the cells below the patch of the picture and so many more on each
+        side; what lies beyond counts as unchanged. None follows every change: exact.
         """
         limits = None if reach is None else (patch, reach)
         results = {}
@@ -281,7 +281,7 @@ def _limit(limits: tuple | None, side: int, axis: int) -> int:
     if limits is None:
         return side
     first, reach = limits
-    return -(-first.values.shape[2 + axis] * side // first.whole.shape[2 + axis]) + reach
+    return -(-first.values.shape[2 + axis] * side // first.whole.shape[2 + axis]) + 2 * reach
 
 
 def _add(one: Patch, other: Patch, whole: torch.Tensor) -> Patch | None:

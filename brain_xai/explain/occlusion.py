@@ -50,9 +50,9 @@ def occlusion_of_all_classes(
     """Compute the occlusion maps of all classes at the price of one: float32 [classes, H, W] in logits.
 
     `window` and `stride` are fractions of the picture's height and width; windows that reach over the right or lower
-    border are cut off there. `reach` bounds how many cells of each layer, beyond those under the window, a window may
-    change: about twice as fast and close with 6 cells; None is exact. After `seconds` the windows not yet tried are
-    estimated from their neighbours, so the map depends on the machine; None tries all, the same map every time.
+    border are cut off there. `reach` bounds how many cells of each layer, around those under it, a window may change:
+    with 3 about twice as fast and close; None is exact. After `seconds` the windows not yet tried are estimated from
+    their neighbours, so the map depends on the machine; None tries all, the same map every time.
     `progress(done, total)` is called after every batch, with the maps so far as a third argument at most every half
     second; what it raises ends the work. Also returns the settings, ready for JSON. Raises `ValueError`.
     """

@@ -34,7 +34,7 @@ from tests.scans import make_scan
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GRIDS = ((15, 8), (32, 16))  # window and stride in pixels at the model's size
-REACHES = (6, 5, 4)
+REACHES = (3, 2)
 OTHERS = ("occlusion", "consensus", "layer_activation")  # no gradient, or made of other methods
 
 
