@@ -247,6 +247,9 @@ def test_only_what_was_measured_is_published(hub, folder):
     (folder / "metrics.json").unlink()
     with pytest.raises(PushError, match=r"has no metrics\.json"):
         push(folder, REPO)
+    (folder / "metrics.json").write_text('{"split": "purged"}')
+    with pytest.raises(PushError, match="No card can be written"):
+        push(folder, REPO)
     with pytest.raises(PushError, match="so it is not a checkpoint"):
         push(folder / "figures", REPO)
     assert hub.requests == []

@@ -9,14 +9,15 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError
+from jinja2 import UndefinedError
 
 from brain_xai.checkpoint import WEIGHTS, CheckpointError, load_checkpoint
 from training.model import split_of
@@ -37,10 +38,38 @@ NO_TOKEN = (
 )
 
 Result = TypeVar("Result")
+# Given the client and the sha of a head; raises `PushError` where nothing may be put on top of it.
+Check = Callable[[HfApi, str], None]
 
 
 class PushError(Exception):
     """Nothing was published, or not all of it; the message says why."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What goes where as one commit: `files` {path in the repository: file, or content} to the branch of a repository.
+
+    Of what lies there, all goes that is under a name in `owned` (a folder's ends with /) and no longer among the files.
+    """
+
+    repo_id: str
+    kind: str
+    files: Mapping[str, Path | bytes]
+    owned: Collection[str]
+    message: str
+    private: bool
+    branch: str = "main"
+
+    @property
+    def repository(self) -> dict[str, str]:
+        """How the Hub's client wants the repository named."""
+        return {"repo_id": self.repo_id, "repo_type": self.kind}
+
+    def is_gone(self, name: str) -> bool:
+        """Return whether a file on the Hub is ours, and no longer among our files."""
+        places = (name == place or (place.endswith("/") and name.startswith(place)) for place in self.owned)
+        return name not in self.files and any(places)
 
 
 @dataclass(frozen=True)
@@ -61,7 +90,6 @@ def push(
     checkpoint with a better macro-F1 on validation, or of one that cannot be compared, unless told to `overwrite`.
     A step that fails on the way is tried again; files that have arrived are not sent twice. Raises `PushError`.
     """
-    branch = revision or "main"
     try:
         classifier = load_checkpoint(folder)
     except CheckpointError as error:
@@ -72,15 +100,18 @@ def push(
     files: dict[str, Path | bytes] = {name: folder / name for name in FILES if (folder / name).is_file()}
     for name in FOLDERS:
         files |= {f"{name}/{path.name}": path for path in sorted((folder / name).glob("*.png"))}
-    files["README.md"] = card_of(folder, repo_id, tag).encode()
+    try:
+        files["README.md"] = card_of(folder, repo_id, tag).encode()
+    except (KeyError, TypeError, UndefinedError) as error:
+        raise PushError(f"No card can be written, because metrics.json lacks something: {error}.") from error
 
     def check(api: HfApi, head: str) -> None:
         if not overwrite:
             _refuse_worse(classifier.metrics, _published_metrics(api, repo_id, head))
 
-    owned = {*FILES, *(f"{name}/" for name in FOLDERS)}
+    owned = (*FILES, *(f"{name}/" for name in FOLDERS))
     message = f"Publish {classifier.info.architecture}, {tag}"
-    return _publish(repo_id, "model", files, owned, message, private=private, branch=branch, check=check, tag=tag)
+    return _publish(Parcel(repo_id, "model", files, owned, message, private, revision or "main"), check, tag)
 
 
 def push_space(repo_id: str, root: Path, *, private: bool = False) -> Published:
@@ -89,7 +120,7 @@ def push_space(repo_id: str, root: Path, *, private: bool = False) -> Published:
         check_front_matter((root / "README.md").read_text(encoding="utf-8"), root)
     except SpaceError as error:
         raise PushError(str(error)) from error
-    return _publish(repo_id, "space", space_files(root), {"brain_xai/"}, "Update from the repository", private=private)
+    return _publish(Parcel(repo_id, "space", space_files(root), ["brain_xai/"], "Update from the repository", private))
 
 
 def push_after_training(folder: Path, repo_id: str, private: bool, revision: str | None) -> None:
@@ -116,58 +147,47 @@ def print_failure(error: Exception, folder: Path | None, command: str) -> None:
     print(f"  {command}", file=sys.stderr)
 
 
-def _publish(
-    repo_id: str,
-    kind: str,
-    files: dict[str, Path | bytes],
-    owned: Collection[str],
-    message: str,
-    *,
-    private: bool,
-    branch: str = "main",
-    check: Callable[[HfApi, str], None] = lambda api, head: None,
-    tag: str = "",
-) -> Published:
-    """Commit `files` {path: content}; of what is there, all under a name in `owned` that is no longer among them goes.
-
-    `check(api, head)` may refuse to commit on top of the commit `head`.
-    """
+def _publish(parcel: Parcel, check: Check = lambda api, head: None, tag: str = "") -> Published:
+    """Make the repository where it is missing, commit and tag; `check` may refuse to commit on top of a head."""
     token = get_token()
     if token is None:
         raise PushError(NO_TOKEN)
-    api = HfApi(token=token)
-    repo = {"repo_id": repo_id, "repo_type": kind}
-    sdk = {"space_sdk": "gradio"} if kind == "space" else {}
+    api, repository = HfApi(token=token), parcel.repository
+    sdk = {"space_sdk": "gradio"} if parcel.kind == "space" else {}
     try:
-        _patiently(lambda: api.create_repo(**repo, private=private, exist_ok=True, **sdk))
-        if branch != "main":
-            _patiently(lambda: api.create_branch(**repo, branch=branch, exist_ok=True))
-        commit = _commit(api, repo, files, owned, message, private, branch, check)
+        _patiently(lambda: api.create_repo(**repository, private=parcel.private, exist_ok=True, **sdk))
+        if parcel.branch != "main":
+            _patiently(lambda: api.create_branch(**repository, branch=parcel.branch, exist_ok=True))
+        commit = _commit(api, parcel, check)
         if tag:
-            _patiently(lambda: api.create_tag(**repo, tag=tag, revision=commit.oid, exist_ok=True))
+            _patiently(lambda: api.create_tag(**repository, tag=tag, revision=commit.oid, exist_ok=True))
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise PushError(_sentence(error, repo_id)) from error
+        raise PushError(_sentence(error, parcel.repo_id)) from error
     return Published(commit.commit_url, commit.oid, tag)
 
 
-def _commit(api, repo, files, owned, message, private, branch, check):
+def _commit(api: HfApi, parcel: Parcel, check: Check) -> CommitInfo:
     """Commit on top of the head that was checked; where somebody else was faster, check again."""
     for _ in range(RACES):
-        head = _patiently(lambda: api.repo_info(**repo, revision=branch))
-        if private and not head.private:
+        head = _patiently(lambda: api.repo_info(**parcel.repository, revision=parcel.branch))
+        if parcel.private and not head.private:
             raise PushError(
-                f"{repo['repo_id']} is there already, and public. Make it private in its settings, or leave out "
+                f"{parcel.repo_id} is there already, and public. Make it private in its settings, or leave out "
                 "--private."
             )
         check(api, head.sha)
-        there = [sibling.rfilename for sibling in head.siblings or []]
-        gone = [name for name in there if name not in files and _is_under(name, owned)]
+        gone = [file.rfilename for file in head.siblings or [] if parcel.is_gone(file.rfilename)]
 
-        def commit(parent: str = head.sha, gone: list[str] = gone):
-            added = [CommitOperationAdd(name, content) for name, content in files.items()]
-            deleted = [CommitOperationDelete(name) for name in gone]
+        def commit(parent: str = head.sha, gone: Sequence[str] = gone) -> CommitInfo:
             return api.create_commit(
-                **repo, operations=[*added, *deleted], commit_message=message, revision=branch, parent_commit=parent
+                **parcel.repository,
+                operations=[
+                    *(CommitOperationAdd(name, content) for name, content in parcel.files.items()),
+                    *(CommitOperationDelete(name) for name in gone),
+                ],
+                commit_message=parcel.message,
+                revision=parcel.branch,
+                parent_commit=parent,
             )
 
         try:
@@ -175,11 +195,7 @@ def _commit(api, repo, files, owned, message, private, branch, check):
         except HfHubHTTPError as error:
             if error.response.status_code != 412:  # the head is no longer the one that was checked
                 raise
-    raise PushError(f"Others keep changing {repo['repo_id']} at this moment. Try again later.")
-
-
-def _is_under(name: str, owned: Collection[str]) -> bool:
-    return any(name == place or (place.endswith("/") and name.startswith(place)) for place in owned)
+    raise PushError(f"Others keep changing {parcel.repo_id} at this moment. Try again later.")
 
 
 def _published_metrics(api: HfApi, repo_id: str, head: str) -> dict | None:
