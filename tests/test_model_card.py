@@ -270,6 +270,8 @@ def test_measured_maps_are_in_the_card():
         assert part in text
     assert "`guided_backprop` does not work here: Not every activation is a ReLU." in text
     assert "Measured with `python -m training.explanations --seed 0`." in text
+    assert "(figures/explanations.png)" in text
+    assert "\n\n\n" not in text
     assert "figures/maps.png" in text
     without = model_card(make_config(), make_metrics())
     assert "were not measured against tumour outlines" in " ".join(without.split())

@@ -176,6 +176,9 @@ How often each method's map points at the tumour, and whether what it marks move
 {{ explanations }}
 
 Measured with `{{ explanations_command }}`.
+
+![How good the maps of each method are](figures/explanations.png)
+
 {% for method, reason in not_applicable.items() %}
 - `{{ method }}` does not work here: {{ reason }}
 {% endfor %}
