@@ -27,21 +27,18 @@ from tests.scans import LABELS, MARKS, make_scan, write_scans
 from training.bundle import bundle
 from training.data import DataError, load_scans, split_scans
 from training.duplicates import duplicate_groups
-from training.explanations import (
+from training.explanations import choose_methods, main, measure_explanations, save
+from training.held_out import BoxedScans, held_out_scans
+from training.map_quality import (
     BOOTSTRAP_SAMPLES,
     Measuring,
-    choose_methods,
     faithfulness,
-    main,
     measure_all,
-    measure_explanations,
     normalised,
-    save,
     skill,
     stretched,
     summary,
 )
-from training.held_out import BoxedScans, held_out_scans
 from training.metrics import ratio_with_interval
 from training.results import file_hash
 
