@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from huggingface_hub import get_token
 from safetensors.torch import save_file
 from sklearn.metrics import f1_score
 from timm.optim import create_optimizer_v2
@@ -31,6 +32,7 @@ from training.augment import augment
 from training.boxes import PlaceLoss, load_boxes
 from training.data import DataError, Scans, Splits, load_scans, split_scans
 from training.duplicates import duplicate_groups
+from training.hub import NO_TOKEN
 from training.loader import EpochSampler, ScanDataset, ToInput, evaluation_loader, train_loader
 from training.model import Loss, build_model, earlier_run, load_teacher
 from training.resume import is_finished, load_state, save_state, start_afresh
@@ -118,6 +120,8 @@ def main() -> None:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
+    if config.push_to_hub and get_token() is None:
+        accelerator.print(f"Nothing will be published at the end. {NO_TOKEN}")
     try:
         train(config, accelerator)
     except DataError as error:

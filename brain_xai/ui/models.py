@@ -71,8 +71,8 @@ class Followed:
         snapshot, error = self._snapshot, self._error
         if snapshot is not None:
             return load_snapshot(self.name, replace(snapshot, notices=self._notices(snapshot, error)))
-        if error is not None and not isinstance(error, hub.HubUnreachable):
-            raise error
+        if error is not None and not self._is_covered(error):
+            raise error.with_traceback(None)  # the same one for every visitor: it must not grow
         return self._stand_in(error)
 
     def _look(self) -> None:
@@ -83,11 +83,16 @@ class Followed:
             self._snapshot = snapshot
         except CheckpointError as refused:
             error = refused
-            print(error, file=sys.stderr, flush=True)  # for the maintainer
+            if self._is_covered(error):  # else whoever asks for the model is told, and the maintainer with them
+                print(error, file=sys.stderr, flush=True)
         finally:
             self._error = error
             self._next_look = time.monotonic() + (CHECK_SECONDS if error is None else RETRY_SECONDS)
             self._looked.set()
+
+    def _is_covered(self, error: CheckpointError) -> bool:
+        """Return whether something answers all the same: what was fetched before, or a stand-in."""
+        return self._snapshot is not None or isinstance(error, hub.HubUnreachable)
 
     def _notices(self, snapshot: hub.Snapshot, error: CheckpointError | None) -> tuple[Notice, ...]:
         if error is None:
