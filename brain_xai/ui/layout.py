@@ -117,10 +117,11 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
             progress = gr.HTML(padding=False, elem_id="progress")
             cancel = gr.Button(texts.CANCEL, visible=False, elem_id="cancel")
             compare = gr.Button(texts.COMPARE, elem_id="compare")
-            gallery = gr.Gallery(
-                format="png", columns=3, object_fit="contain", visible=False, interactive=False, elem_id="gallery"
-            )
-            gallery_notes = gr.HTML(padding=False, elem_id="gallery-notes")
+    # How many stand side by side, the style sheet decides by the width of the page.
+    gallery = gr.Gallery(
+        format="png", height="auto", object_fit="contain", visible=False, interactive=False, elem_id="gallery"
+    )
+    gallery_notes = gr.HTML(padding=False, elem_id="gallery-notes")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             gr.Examples(
