@@ -87,13 +87,14 @@ def make_model():
 def test_the_loss_is_the_negative_log_of_the_share_inside():
     model = make_model()
     place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
-    # Every cell speaks with 3 for class 0 and so, less the mean of 1, with 2 for it and with 1 against the others.
+    # Every cell speaks with 3 for class 0 and so, less the mean of 1, with 2 for it and with 1 against the others: in
+    # multiples of their means, with 1 and -1.
     model.get_classifier().weight.data = torch.tensor([[3.0], [0.0], [0.0]]).expand(3, model.num_features) / 10
     features = torch.full((2, model.num_features, 2, 2), 10 / model.num_features)
     place._keep(None, (), features)
     masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]]), 64)
-    within = [math.log1p(math.exp(2)) / 8, math.log1p(math.exp(-1)) / 4]
-    beyond = [2 * 7 / 8, 1 * 3 / 4]
+    within = [math.log1p(math.exp(1)) / 8, math.log1p(math.exp(-1)) / 4]
+    beyond = [7 / 8, 3 / 4]
     expected = [-math.log(a / (a + b)) for a, b in zip(within, beyond, strict=True)]
     assert place(torch.tensor([0, 2]), masks).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
 
@@ -108,6 +109,19 @@ def test_what_all_classes_share_does_not_count():
     model.get_classifier().weight.data += torch.randn(model.num_features)
     model(pixels)
     assert place(labels, masks).item() == pytest.approx(before, rel=1e-4)
+
+
+def test_the_strength_of_the_map_does_not_count():
+    model = make_model().eval()
+    place = PlaceLoss(model, Preprocessing((64, 64), **PLAIN))
+    pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 2])
+    masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]] * 2), 64)
+    losses = []
+    for factor in (1.0, 0.01):
+        model.get_classifier().weight.data *= factor
+        model(pixels)
+        losses.append(place(labels, masks).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_centred_head_gives_the_same_probabilities():

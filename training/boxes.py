@@ -49,8 +49,8 @@ class PlaceLoss:
     """Punishes evidence for a scan's class that does not come from inside its tumour box.
 
     It is the negative logarithm of the share that the evidence for the class inside the box (softplus, so that none is
-    lost) has in this and all evidence, for or against, outside; on the class-activation map as it is drawn, and 0 for a
-    batch without boxes. Where the head is an average and a linear layer, that map is all the logit is made of, so the
+    lost) has in this and all evidence, for or against, outside; on the class-activation map as it is drawn, however
+    strong that is, and 0 for a batch without boxes. Where the head is an average and a linear layer, that map is all the logit is made of, so the
     answer itself comes to rest on the tumour. What a cell adds to all logits alike changes no probability and is not
     counted: else a model would hide evidence behind it.
     Related: Ross et al. 2017, arXiv 1703.03717 (right for the right reasons); Li et al. 2018, arXiv 1802.10171.
@@ -80,6 +80,8 @@ class PlaceLoss:
         weight = (weight - weight.mean(dim=0))[labels[boxed]]
         cells = torch.einsum("nchw,nc->nhw", features[boxed], weight)
         evidence, inside = spread(cells[:, None], self._layer, masks.shape[2:]), masks[boxed]
+        # In multiples of its mean: else a map of nothing would be the best of all.
+        evidence = evidence / evidence.abs().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
         within = (F.softplus(evidence) * inside).flatten(1).sum(dim=1)
         beyond = (evidence.abs() * (1 - inside)).flatten(1).sum(dim=1)
         return -(within / (within + beyond)).clamp(min=1e-6).log().mean()
