@@ -84,24 +84,37 @@ def _last_finer(
     model: nn.Module, size: tuple[int, int], finished: list[tuple[str, torch.Tensor]], cells: tuple[int, int]
 ) -> tuple[str | None, tuple[int, ...]]:
     """Return name and cells of the last module with more cells than `cells` that all the features depend on."""
+    uncut, tried = _difference(model, size), None
     for name, output in reversed(finished):
-        finer = isinstance(output, torch.Tensor) and output.ndim == 4 and min(np.subtract(output.shape[2:], cells)) > 0
-        if finer and _all_passes_through(model, name, size):
-            return name, tuple(output.shape[2:])
+        if not isinstance(output, torch.Tensor) or output.ndim != 4 or output is tried:
+            continue
+        if min(np.subtract(output.shape[2:], cells)) > 0:
+            if _difference(model, size, name) < 1e-3 * uncut:
+                return name, tuple(output.shape[2:])
+            tried = output  # modules inside of this one return the same
     return None, ()
 
 
-def _all_passes_through(model: nn.Module, name: str, size: tuple[int, int]) -> bool:
-    """Return whether cutting a module's output off cuts the features off the picture: no skip leads around it."""
-    picture = torch.zeros(1, 3, *size).requires_grad_()
-    hook = model.get_submodule(name).register_forward_hook(lambda module, inputs, output: output.detach())
+@torch.no_grad()
+def _difference(model: nn.Module, size: tuple[int, int], name: str | None = None) -> float:
+    """Return how far the features of two pictures lie apart, at most; the module `name` gives the same for both.
+
+    Then they do not differ where everything passes through that module and no skip leads around it.
+    """
+    noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    hooks = []
+    if name is not None:
+
+        def repeat_first(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            return output[:1].repeat(2, 1, 1, 1)
+
+        hooks.append(model.get_submodule(name).register_forward_hook(repeat_first))
     try:
-        features = model.forward_features(picture)
+        features = model.forward_features(torch.cat([torch.zeros_like(noise), noise]))
     finally:
-        hook.remove()
-    if not features.requires_grad:  # only poolings follow, which have no weights either
-        return True
-    return torch.autograd.grad(features.sum(), picture, allow_unused=True)[0] is None
+        for hook in hooks:
+            hook.remove()
+    return float((features[0] - features[1]).abs().max())
 
 
 def _centre_taps_only(model: nn.Module) -> nn.Module:
