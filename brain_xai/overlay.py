@@ -20,6 +20,7 @@ def overlay(
     opacity: float = 0.7,
     unit: str = "logits",
     *,
+    signed: bool = True,
     outline: bool = False,
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
@@ -27,9 +28,9 @@ def overlay(
 
     `attribution` [H, W] is as large as the view: > 0 speaks for the label and turns amber, < 0 against and turns blue,
     0 leaves the scan as it is. `scale` (> 0, in `unit`) is the evidence drawn in full colour; stronger evidence looks
-    the same. `opacity` is that of full colour, 0 to 1. `outline` draws a line around the evidence for the label that
-    reaches half of `scale`; `box` (x_min, y_min, x_max, y_max, in fractions of width and height) draws a given box, a
-    tumour's say. Raises `ValueError`.
+    the same. `opacity` is that of full colour, 0 to 1. The bar of a map that is not `signed` begins at 0. `outline`
+    draws a line around the evidence for the label that reaches half of `scale`; `box` (x_min, y_min, x_max, y_max, in
+    fractions of width and height) draws a given box, a tumour's say. Raises `ValueError`.
     """
     width, height = view.size
     if attribution.shape != (height, width):
@@ -40,7 +41,7 @@ def overlay(
     size = (width * factor, height * factor)
     scan = np.asarray(view.convert("RGB").resize(size, Image.Resampling.BICUBIC))
     evidence = np.asarray(Image.fromarray(attribution.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-    bar = colour_bar(size[0], scale, opacity, unit)  # refuses a bad scale or opacity
+    bar = colour_bar(size[0], scale, opacity, unit, signed)  # refuses a bad scale or opacity
     picture = Image.new("RGB", (size[0], size[1] + bar.height))
     drawn = _blend(scan, evidence / scale, opacity)
     if outline:
@@ -53,8 +54,10 @@ def overlay(
     return picture
 
 
-def colour_bar(width: int, scale: float, opacity: float = 0.7, unit: str = "logits") -> Image.Image:
-    """Draw the legend of an overlay, `width` x 88 pixels: -scale to +scale as it looks on dark grey tissue.
+def colour_bar(
+    width: int, scale: float, opacity: float = 0.7, unit: str = "logits", signed: bool = True
+) -> Image.Image:
+    """Draw the legend of an overlay, `width` x 88 pixels: -scale (or 0) to +scale as it looks on dark grey tissue.
 
     Raises `ValueError`.
     """
@@ -63,20 +66,26 @@ def colour_bar(width: int, scale: float, opacity: float = 0.7, unit: str = "logi
     if not 0 <= opacity <= 1:
         raise ValueError(f"The opacity must lie between 0 and 1, got {opacity}.")
     margin, top, bottom = 16, 12, 32
-    evidence = np.linspace(-1, 1, width - 2 * margin)[None].repeat(bottom - top, axis=0)
+    evidence = np.linspace(-1 if signed else 0, 1, width - 2 * margin)[None].repeat(bottom - top, axis=0)
     tissue = np.full((*evidence.shape, 3), 64, dtype=np.uint8)
     bar = Image.new("RGB", (width, BAR_HEIGHT))
     bar.paste(Image.fromarray(_blend(tissue, evidence, opacity)), (margin, top))
     draw = ImageDraw.Draw(bar)
-    font = ImageFont.load_default(size=20)
-    for x, align, number, word in (
-        (margin, "l", f"-{scale:.2g}", "against"),
-        (width // 2, "m", "0", unit),
-        (width - margin, "r", f"+{scale:.2g}", "for"),
+    weakest = (f"-{scale:.2g}", "against") if signed else ("0", "none")
+    for x, align, number, word, room in (
+        (margin, "l", *weakest, width),
+        (width // 2, "m", "0" if signed else "", unit, width - 2 * margin - 140),  # beside the words at the ends
+        (width - margin, "r", f"+{scale:.2g}", "for", width),
     ):
-        draw.text((x, bottom + 6), number, font=font, anchor=f"{align}t")
-        draw.text((x, bottom + 30), word, font=font, anchor=f"{align}t")
+        draw.text((x, bottom + 6), number, font=ImageFont.load_default(size=20), anchor=f"{align}t")
+        draw.text((x, bottom + 30), word, font=_fitting(word, room), anchor=f"{align}t")
     return bar
+
+
+def _fitting(text: str, room: int) -> ImageFont.FreeTypeFont:
+    """Return the largest font, up to 20 pixels, in which a text takes no more than `room` pixels, but a legible one."""
+    sizes = (ImageFont.load_default(size=size) for size in range(20, 11, -1))
+    return next((font for font in sizes if font.getlength(text) <= room), ImageFont.load_default(size=12))
 
 
 def _blend(scan: np.ndarray, evidence: np.ndarray, opacity: float) -> np.ndarray:

@@ -155,9 +155,8 @@ def test_compare(client, scan, tiny, transformer):
     classifier = load_checkpoint(tiny)
     for entry in gallery[:2]:
         explanation = explain(classifier, scan, entry["caption"], "pituitary")
-        expected = overlay(
-            explanation.view, explanation.attribution, explanation.scale, OPACITY, METHODS[entry["caption"]].unit
-        )
+        unit = METHODS[entry["caption"]].unit
+        expected = overlay(explanation.view, explanation.attribution, explanation.scale, OPACITY, unit)
         with Image.open(entry["image"]) as picture:
             assert np.abs(np.asarray(picture, dtype=int)[..., :3] - np.asarray(expected)).max() <= 1
     gallery, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")

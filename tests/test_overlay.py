@@ -146,3 +146,16 @@ def test_the_box_is_drawn_where_it_is(view):
 def test_a_box_inside_out_is_refused(view):
     with pytest.raises(ValueError, match="x_min < x_max"):
         overlay(view, np.zeros((40, 60), np.float32), 1.0, box=(0.5, 0.2, 0.4, 0.6))
+
+
+def test_the_bar_of_an_unsigned_map_has_no_blue():
+    bars = (np.asarray(colour_bar(400, 2.0, signed=signed)).astype(int) for signed in (True, False))
+    signed, unsigned = (bar[12:32, 16:-16] for bar in bars)
+    assert (signed[..., 2] > signed[..., 0] + 10).any()
+    assert not (unsigned[..., 2] > unsigned[..., 0] + 10).any()
+
+
+def test_a_long_unit_keeps_clear_of_the_words_at_the_ends():
+    lit = np.asarray(colour_bar(480, 2.0, unit="logits per cell and step from black to white"))[62:].any(axis=(0, 2))
+    gaps = np.diff(np.flatnonzero(lit))
+    assert (gaps > 12).sum() == 2

@@ -72,8 +72,16 @@ def explained(
 
 def drawn(explanation: Explanation, opacity: float = OPACITY, outline: bool = False) -> Image.Image:
     """Return the overlay of a map."""
-    unit = METHODS[explanation.method].unit
-    return overlay(explanation.view, explanation.attribution, explanation.scale, opacity, unit, outline=outline)
+    method = METHODS[explanation.method]
+    return overlay(
+        explanation.view,
+        explanation.attribution,
+        explanation.scale,
+        opacity,
+        method.unit,
+        signed=method.signed,
+        outline=outline,
+    )
 
 
 def measured_quality(classifier: Classifier, method: str) -> dict | None:

@@ -99,7 +99,9 @@ def show_stepwise(
     running: threading.Event | None,
 ) -> Iterator[Shows]:
     """Show the progress of a method that takes seconds, the map as far as it is known, then the map."""
-    yield from _stepwise(lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running)
+    yield from _stepwise(
+        lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running
+    )
 
 
 def show_comparison(
@@ -236,7 +238,7 @@ def _channels(classifier: Classifier, scan: Image.Image) -> dict:
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
     scale = classifier.attribution_scale.get(method.key, method.default_scale)
     pictures = [
-        (overlay(channels.view, activation, scale, unit=method.unit), texts.channel_caption(number))
+        (overlay(channels.view, activation, scale, unit=method.unit, signed=False), texts.channel_caption(number))
         for activation, number in zip(channels.maps, channels.channels, strict=True)
     ]
     return gr.update(value=pictures, label=texts.CHANNELS_LABEL, visible=True)
@@ -254,7 +256,7 @@ def _with_preview(
     def picture_of(attribution: np.ndarray) -> Image.Image:
         chosen = METHODS[method]
         scale = classifier.attribution_scale.get(method, chosen.default_scale)
-        return overlay(view, attribution, scale, opacity, chosen.unit)
+        return overlay(view, attribution, scale, opacity, chosen.unit, signed=chosen.signed)
 
     return step
 
