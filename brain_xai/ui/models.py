@@ -18,7 +18,7 @@ CHECK_SECONDS = 600
 RETRY_SECONDS = 60
 # For so long after a look begins, visitors wait for a model that was never fetched, before another answers instead,
 # and for a newer revision, before the one that is here answers.
-FETCH_PATIENCE_SECONDS, NEWS_PATIENCE_SECONDS = 2.0, 0.5
+FETCH_PATIENCE_SECONDS, NEWS_PATIENCE_SECONDS = 1.5, 0.5
 
 
 def classifier_of(checkpoint: str) -> Classifier:
