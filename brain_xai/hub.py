@@ -124,7 +124,7 @@ def _wanted(sizes: dict[str, int]) -> list[str]:
         found = "only pickled weights, which could run code" if pickled else f"no {WEIGHTS}"
         raise CheckpointError(f"The repository has {found}, so it is not a checkpoint of this project.")
     check_size(sizes[WEIGHTS])
-    small = [name for name in sizes if name in TEXTS or _is_example(name)]
+    small = [name for name in TEXTS if name in sizes] + [name for name in sizes if _is_example(name)]
     for name in small:
         if sizes[name] > MAX_SMALL_BYTES:
             raise CheckpointError(f"{name} has {sizes[name] / 1e6:,.0f} MB, so nothing of the repository is fetched.")

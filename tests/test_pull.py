@@ -111,6 +111,14 @@ def test_only_what_is_needed_is_fetched(hub, files):
     assert set(files_of(folder)) == {"config.json", "model.safetensors", "metrics.json", "examples/glioma.png"}
 
 
+def test_of_many_examples_some_are_fetched_and_all_else(hub, files):
+    publish(hub, REPO, files | {f"examples/{number}.png": b"" for number in range(60)})
+    load_checkpoint(REPO)
+    names = set(files_of(checkpoint_folder(REPO)))
+    assert {"config.json", "metrics.json", "model.safetensors"} < names
+    assert len(names) == 51
+
+
 def test_without_the_hub_the_last_copy_answers_and_says_so(hub, files, scan):
     sha = publish(hub, REPO, files)
     load_checkpoint(REPO)
