@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from brain_xai.explain import METHODS
 from training.results import (
     END,
     EXPLANATIONS_END,
@@ -18,6 +19,7 @@ from training.results import (
     file_hash,
     insert_results,
     main,
+    methods_table,
     results_table,
     with_interval,
 )
@@ -235,3 +237,10 @@ def test_markers_for_maps_are_needed_once_there_are_numbers(readme, measured, ca
     with pytest.raises(SystemExit):
         main([str(readme), "--checkpoints", str(measured)])
     assert EXPLANATIONS_START in capsys.readouterr().err
+
+
+def test_the_readme_lists_every_method():
+    table = methods_table().splitlines()
+    assert len(table) == 2 + len(METHODS)
+    assert table[2].startswith("| Grad-CAM | `grad_cam` | ")
+    assert METHODS["occlusion"].paper in next(line for line in table if "`occlusion`" in line)

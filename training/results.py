@@ -1,4 +1,4 @@
-"""Tables of results: metrics as Markdown, and the table of the README, written from the checkpoints' own files.
+"""Tables in Markdown: metrics, and those of the README, written from the checkpoints' own files and from METHODS.
 
 python -m training.results [--check] README.md
 """
@@ -10,8 +10,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from brain_xai.explain import METHODS
+
 BUNDLED = Path(__file__).parent.parent / "brain_xai" / "bundled"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
+METHODS_START, METHODS_END = "<!-- methods:start -->", "<!-- methods:end -->"
 EXPLANATIONS_START, EXPLANATIONS_END = "<!-- explanations:start -->", "<!-- explanations:end -->"
 README_ROWS = ("accuracy", "macro_f1", "recall", "tumour_miss_rate", "ece")
 METRIC_NAMES = {
@@ -155,12 +158,24 @@ def file_hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
+def methods_table() -> str:
+    """Return a table of all methods: what each shows, what it costs and where it comes from."""
+    rows = (
+        f"| {method.title} | `{key}` | {method.summary} | {method.cost} | [paper]({method.paper}) |"
+        for key, method in METHODS.items()
+    )
+    header = "| method | key | what it shows | cost | source |\n| --- | --- | --- | ---: | --- |"
+    return "\n".join([header, *rows])
+
+
 def insert_results(readme: str, checkpoints: Path) -> str:
     """Return the text of a README with each table between its two markers; raises ValueError without them.
 
     Where no checkpoint's maps were measured, the markers of that table may be missing.
     """
     readme = _between(readme, START, END, results_table(checkpoint_columns(checkpoints), README_ROWS))
+    if METHODS_START in readme:
+        readme = _between(readme, METHODS_START, METHODS_END, methods_table())
     measured = explanation_columns(checkpoints)
     if not measured and EXPLANATIONS_START not in readme:
         return readme
