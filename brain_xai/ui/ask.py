@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from brain_xai.checkpoint import CheckpointError, allowed_checkpoints
+from brain_xai.checkpoint import CheckpointError, allowed_checkpoints, is_on_hub
 from brain_xai.classifier import Classifier
 from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain
 from brain_xai.overlay import overlay
@@ -40,7 +40,9 @@ def chosen_classifier(checkpoint: str) -> Classifier:
         return models.classifier_of(checkpoint)
     except CheckpointError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
-        raise Refusal(texts.CHECKPOINT_UNAVAILABLE) from error
+        # What is wrong with a checkpoint on the Hub is public; of this machine's folders nothing is told.
+        reason = str(error) if is_on_hub(checkpoint) else ""
+        raise Refusal(f"{texts.CHECKPOINT_UNAVAILABLE} {reason}".rstrip()) from error
 
 
 def uploaded_scan(image: Upload) -> Image.Image:
