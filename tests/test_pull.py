@@ -311,7 +311,7 @@ def test_a_strange_default_does_not_keep_the_page_from_starting(hub, files, scan
     publish(hub, "org/sound", files)
     with served(REPO, "org/sound") as (_, address):
         client = Client(address, verbose=False, analytics_enabled=False)
-        with pytest.raises(Exception, match="cannot be loaded at the moment.*resnet_from_mars"):
+        with pytest.raises(Exception, match=r"cannot be loaded at the moment.*resnet_from_mars"):
             client.predict(image=handle_file(scan), api_name="/predict")
         answer = client.predict(image=handle_file(scan), checkpoint="org/sound", api_name="/predict")
         assert answer["label"] in LABELS
