@@ -36,7 +36,7 @@ def test_evidence_counts_by_its_share_not_by_its_unit():
 def test_without_measured_quality_all_members_count_alike(resnet):
     scan = make_scan((96, 96))
     explanation = explain(resnet, scan, "consensus")
-    assert explanation.settings == {"members": dict.fromkeys(MEMBERS, 0.25), "weights": "equal"}
+    assert explanation.settings == {"members": dict.fromkeys(MEMBERS, 1 / 4), "weights": "equal"}
     densities = np.array([member(resnet, scan, key) for key in MEMBERS])
     expected = densities.mean(axis=0) * (densities > 1).mean(axis=0)
     assert explanation.attribution == pytest.approx(expected, abs=1e-4)
@@ -45,11 +45,11 @@ def test_without_measured_quality_all_members_count_alike(resnet):
 
 def test_measured_weights_decide(resnet):
     scan = make_scan((96, 96))
-    weights = {"grad_cam": 0.3, "occlusion": 0.5, "layer_cam": 0.1, "smooth_grad": 0.0}
+    weights = {"integrated_gradients": 0.1, "occlusion": 0.5, "layer_cam": 0.3, "smooth_grad": 0.0}
     explanation = explain(replace(resnet, explanations={"consensus_weights": weights}), scan, "consensus")
     assert explanation.settings["weights"] == "measured on validation scans"
-    assert explanation.settings["members"] == pytest.approx({"grad_cam": 0.75, "layer_cam": 0.25})
-    first, second = (member(resnet, scan, key) for key in ("grad_cam", "layer_cam"))
+    assert explanation.settings["members"] == pytest.approx({"layer_cam": 0.75, "integrated_gradients": 0.25})
+    first, second = (member(resnet, scan, key) for key in ("layer_cam", "integrated_gradients"))
     expected = (0.75 * first + 0.25 * second) * (0.75 * (first > 1) + 0.25 * (second > 1))
     assert explanation.attribution == pytest.approx(expected, abs=1e-4)
     # Where none of the members is better than chance they count alike.

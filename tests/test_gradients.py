@@ -95,7 +95,7 @@ def test_gradients_by_hand(grey):
             assert attribution == pytest.approx(sign * gain, abs=1e-4)
         # The noise has a mean, that of 16 numbers, twice which is added to every slope.
         noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0)).mean(dim=0)[0].numpy()
-        smooth = explain(classifier, picture, "smooth_grad", "cat", noise=0.5).attribution
+        smooth = explain(classifier, picture, "smooth_grad", "cat", samples=16, noise=0.5).attribution
         assert smooth == pytest.approx(abs(slope + 2 * 0.5 * noise / std[0] ** 2), abs=1e-3)
 
 
@@ -174,15 +174,27 @@ def test_integrated_gradients_sum_to_what_the_picture_adds_to_black(name):
     assert not explain(classifier, black, "integrated_gradients").attribution.any()
 
 
-@pytest.mark.parametrize("method", ["smooth_grad", "integrated_gradients", "consensus"])
-def test_batches_are_of_eight_at_most(method, resnet):
-    sizes = []
+@pytest.mark.parametrize(("method", "setting"), [("smooth_grad", "samples"), ("integrated_gradients", "steps")])
+def test_batches_are_of_eight_at_most_and_can_be_cancelled_between(method, setting, resnet):
+    class Enough(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        counted.append((done, total))
+        if done > 12:
+            raise Enough
+
+    sizes, counted = [], []
     hook = resnet.model.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     try:
-        explain(resnet, make_scan((96, 96)), method)
+        explain(resnet, make_scan((96, 96)), method, **{setting: 20})
+        assert sizes == [1, 8, 8, 4], "the first is the prediction"
+        with pytest.raises(Enough):
+            explain(resnet, make_scan((96, 96)), method, progress=stop, **{setting: 20})
     finally:
         hook.remove()
-    assert max(sizes) == 8
+    assert sizes[4:] == [1, 8, 8]
+    assert counted == [(8, 20), (16, 20)]
 
 
 # Guided by the rectifiers

@@ -51,8 +51,8 @@ def smooth_grad(
     target: int,
     progress: Callable[..., None],
     *,
-    samples: int = 16,
-    noise: float = 0.15,
+    samples: int = 8,
+    noise: float = 0.1,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict]:
     """Compute the absolute value of the mean gradient over noisy copies of the picture.
