@@ -40,7 +40,7 @@ class Method:
 
     `summary` is one sentence for everybody, `description` one for experts. `needs` says in words what the architecture
     must have, `layer` which layer is read. `signed`: whether the map can also speak against the target.
-    `cost` is about how many forward passes of one picture a map takes, a way back counted as two.
+    `cost` is about how many forward passes of one picture a map takes with its prediction, a way back counted as two.
     `default_scale` is the evidence drawn in full colour, in `unit`, where the checkpoint has measured none.
     `applicable(classifier)` returns why the method cannot work there, or None.
     `attribute(classifier, pixel_values, target, progress, **settings)` returns the attribution, float32 [H, W]
@@ -176,7 +176,7 @@ METHODS = {
             needs=RECTIFIERS,
             layer="none: down to the picture",
             signed=False,
-            cost=3,
+            cost=4,
             applicable=needs_relu,
             attribute=guided_backprop,
         ),
@@ -194,7 +194,7 @@ METHODS = {
             needs=f"{RECTIFIERS} and {CELLS}",
             layer=LAST,
             signed=False,
-            cost=4,
+            cost=5,
             applicable=needs_relu_and_cells,
             attribute=guided_grad_cam,
         ),
@@ -209,7 +209,7 @@ METHODS = {
             needs=ANY,
             layer="none: down to the picture",
             signed=False,
-            cost=3,
+            cost=4,
             applicable=lambda classifier: None,
             attribute=saliency,
         ),
@@ -227,7 +227,7 @@ METHODS = {
             needs=ANY,
             layer="none: down to the picture",
             signed=False,
-            cost=24,
+            cost=25,
             applicable=lambda classifier: None,
             attribute=smooth_grad,
         ),
@@ -245,7 +245,7 @@ METHODS = {
             needs=ANY,
             layer="none: down to the picture",
             signed=True,
-            cost=48,
+            cost=49,
             applicable=lambda classifier: None,
             attribute=integrated_gradients,
         ),
@@ -281,7 +281,7 @@ METHODS = {
             needs=CELLS,
             layer=LAST,
             signed=False,
-            cost=1,
+            cost=2,
             applicable=needs_cells,
             attribute=layer_activation,
         ),
@@ -290,8 +290,8 @@ METHODS = {
             title="Consensus",
             summary="Shows where several methods agree; the ones measured to be better count for more.",
             description=(
-                "Weighted mean of the blurred positive evidence of LayerCAM, guided Grad-CAM, SmoothGrad and integrated "
-                "gradients, each divided by its own mean, times the weighted share of methods above it."
+                "Weighted mean of the blurred positive evidence of LayerCAM, guided Grad-CAM, SmoothGrad and "
+                "integrated gradients, each divided by its own mean, times the weighted share of methods above it."
             ),
             paper="https://arxiv.org/abs/1903.00519",
             unit="times an even spread",
@@ -299,7 +299,7 @@ METHODS = {
             needs=ANY,
             layer="those of its members",
             signed=False,
-            cost=43,
+            cost=44,
             applicable=lambda classifier: None,
             attribute=consensus,
         ),
