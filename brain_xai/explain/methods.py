@@ -102,7 +102,7 @@ CELLS = "a last layer made of cells that lie on the picture (ResNet, EfficientNe
 RECTIFIERS = "nn.ReLU as the only activation (ResNet, VGG, Inception)"
 ANY = "nothing: every model that has gradients"
 LAST, FINE = "the last that still is a picture", "the last but one stage, whose cells are half as large"
-PER_GREY = "logits per step from black to white"
+PER_GREY = "logits per grey range"  # from black to white
 
 METHODS = {
     method.key: method
@@ -189,7 +189,7 @@ METHODS = {
                 "their receptive field."
             ),
             paper="https://arxiv.org/abs/1610.02391",
-            unit="logits² per cell and step from black to white",
+            unit="logits² per cell and grey range",
             default_scale=0.01,
             needs=f"{RECTIFIERS} and {CELLS}",
             layer=LAST,
