@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from brain_xai.explain.gradients import (
     smooth_grad,
 )
 from brain_xai.explain.occlusion import occlusion
+from brain_xai.preprocess import ModelInput
 
 Progress = Callable[..., None]
 
@@ -335,16 +336,7 @@ def explain(
         progress(1, 1)
     else:
         attribution, used = chosen.attribute(classifier, prepared.pixel_values, index, progress, **settings)
-    return Explanation(
-        method=method,
-        label=classifier.label_names[index],
-        target=index,
-        attribution=attribution,
-        scale=classifier.attribution_scale.get(method, chosen.default_scale),
-        view=prepared.view,
-        prediction=classifier.prediction(logits),
-        settings=used,
-    )
+    return _explanation(classifier, chosen, prepared, logits, index, attribution, used)
 
 
 @torch.inference_mode(False)
@@ -363,18 +355,8 @@ def explain_all(
     if together is None:
         return {label: explain(classifier, image, method, label, **settings) for label in classifier.label_names}
     logits, attributions, used = together
-    first = Explanation(
-        method=method,
-        label=classifier.label_names[0],
-        target=0,
-        attribution=attributions[0],
-        scale=classifier.attribution_scale.get(method, chosen.default_scale),
-        view=prepared.view,
-        prediction=classifier.prediction(logits),
-        settings=used,
-    )
     return {
-        label: replace(first, label=label, target=index, attribution=attributions[index])
+        label: _explanation(classifier, chosen, prepared, logits, index, attributions[index], used)
         for index, label in enumerate(classifier.label_names)
     }
 
@@ -396,6 +378,27 @@ def _method(classifier: Classifier, key: str) -> Method:
     if reason := METHODS[key].applicable(classifier):
         raise MethodNotApplicable(reason)
     return METHODS[key]
+
+
+def _explanation(
+    classifier: Classifier,
+    method: Method,
+    prepared: ModelInput,
+    logits: torch.Tensor,
+    target: int,
+    attribution: np.ndarray,
+    settings: dict,
+) -> Explanation:
+    return Explanation(
+        method=method.key,
+        label=classifier.label_names[target],
+        target=target,
+        attribution=attribution,
+        scale=classifier.attribution_scale.get(method.key, method.default_scale),
+        view=prepared.view,
+        prediction=classifier.prediction(logits),
+        settings=settings,
+    )
 
 
 def _silent(done: int, total: int, attribution: np.ndarray | None = None) -> None:
