@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from brain_xai import METHODS
 from tests.scans import make_scan
 from tests.served import save_tiny_checkpoint, served
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no c
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    first = save_tiny_checkpoint(folder / "first", ("glioma", "notumor"), side=256)
+    first = save_tiny_checkpoint(folder / "first", ("glioma", "notumor"), side=512)
     with served(first) as (_, address):
         yield address
 
@@ -67,6 +68,11 @@ def choose(page, path: Path) -> str:
     return page.locator("#overlay img").get_attribute("src")
 
 
+def choose_method(page, title: str) -> None:
+    page.locator("#method input").click()
+    page.get_by_role("option", name=title, exact=True).click()
+
+
 @pytest.fixture
 def scan(tmp_path) -> Path:
     make_scan("glioma", 0, side=120).save(tmp_path / "scan.png")
@@ -98,7 +104,7 @@ def test_a_bad_file_gets_a_sentence_and_takes_the_answer_away(visit, scan, tmp_p
 def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
     page = visit()
     grad_cam = choose(page, scan)
-    page.locator("#method").get_by_text("Occlusion").click()
+    choose_method(page, "Occlusion")
     page.locator("#start").click()
     page.locator("#progress progress").wait_for()
     page.locator("#cancel").click()
@@ -113,13 +119,27 @@ def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
 def test_leaving_the_page_stops_the_work(visit, scan):
     page = visit()
     choose(page, scan)
-    page.locator("#method").get_by_text("Occlusion").click()
+    choose_method(page, "Occlusion")
     page.locator("#start").click()
     page.locator("#progress progress").wait_for()
     [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("work")]
     page.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_methods_side_by_side(width, visit, scan):
+    page = visit(width)
+    choose(page, scan)
+    page.locator("#compare").click()
+    page.locator("#gallery img").nth(len(METHODS) - 1).wait_for(timeout=200_000)
+    for method in METHODS.values():
+        caption = page.locator("#gallery").get_by_text(method.title, exact=True)
+        assert caption.is_visible()
+        assert caption.evaluate("caption => caption.scrollWidth <= caption.clientWidth"), "nothing is cut off"
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert not page.locator("#cancel").is_visible()
 
 
 def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):

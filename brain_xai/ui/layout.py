@@ -155,8 +155,9 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
 
     at_once = {"queue": False, "show_progress": "hidden", **PAGE}
     for button, handler in ((start, handlers.show_stepwise), (compare, handlers.show_comparison)):
+        # "multiple", because one who cancels and starts again may be quicker than the map that is being stopped.
         button.click(handlers.stand_in_line, None, shows, **at_once).then(
-            handler, question, shows, show_progress="hidden", **PAGE, **SLOW
+            handler, question, shows, show_progress="hidden", trigger_mode="multiple", **PAGE, **SLOW
         )
     cancel.click(handlers.cancel, [method, running], shows, **at_once)
     new = {"show_progress": "minimal", "show_progress_on": [notice, probabilities], **PAGE, **QUICK}
