@@ -42,7 +42,7 @@ NO_SETTINGS = ("output_dir", "push_to_hub", "private", "revision")
 # Maps of up to so many validation pictures set the scale of a method's colours; of a dear method so many as its cost in
 # forward passes allows.
 SCALE_PICTURES = 200
-SCALE_FORWARD_PASSES = 3200
+SCALE_FORWARD_PASSES = 1600
 
 
 def finish(
