@@ -158,9 +158,10 @@ def write_checkpoint(
 
 
 def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return per method the strongest evidence (in its unit) that a map usually holds: the median over the pictures.
+    """Return per method how strong (in its unit) the strongest half per cent of a map is: the median over the pictures.
 
-    It is what the overlay draws in full colour, so that maps of different pictures can be compared.
+    It is what the overlay draws in full colour, so that maps of different pictures can be compared. The single
+    strongest pixel would say too little: grainy maps have a few far above the rest, and would look empty.
     """
     scales = {}
     for key, method in METHODS.items():
@@ -170,7 +171,7 @@ def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -
             maps = [explain(classifier, Image.fromarray(pictures[i]), key).attribution for i in chosen]
         except MethodNotApplicable:
             continue
-        scales[key] = float(np.median([np.abs(attribution).max() for attribution in maps]))
+        scales[key] = float(np.median([np.quantile(np.abs(attribution), 0.995) for attribution in maps]))
     return {method: scale for method, scale in scales.items() if scale > 0}
 
 
