@@ -215,6 +215,15 @@ def test_the_table_of_maps_word_for_word():
     )
 
 
+def test_the_note_says_what_laying_cells_where_they_are_changes():
+    compared = {"aligned": scored(0.8), "stretched": scored(0.5), "difference": scored(0.3) | {"n": 300}}
+    column = explanations() | {"alignment": {"grad_cam": {"pointing_game": compared}}}
+    assert (
+        "a, Grad-CAM laid at the measured place of its cells: pointing game 0.800 [0.790, 0.810]; stretched over the "
+        "picture, as is usual: 0.500 [0.490, 0.510]; difference 0.300 [0.290, 0.310], n = 300."
+    ) in explanations_table({"a": column})
+
+
 def test_a_readme_gets_both_tables(readme, measured):
     text = readme.read_text(encoding="utf-8") + f"\n{EXPLANATIONS_START}\nolder\n{EXPLANATIONS_END}\nReally.\n"
     written = insert_results(text, measured)

@@ -131,6 +131,13 @@ def _explanations_footnote(columns: dict[str, dict]) -> str:
             f"{column['baseline']} ones for SRG, "
             f"{interval['level']:.0%} interval ({interval['method']})."
         )
+        if compared := column.get("alignment", {}).get("grad_cam"):
+            pointing = compared["pointing_game"]
+            notes.append(
+                f"{title}, Grad-CAM laid at the measured place of its cells: pointing game "
+                f"{with_interval(pointing['aligned'])}; stretched over the picture, as is usual: "
+                f"{with_interval(pointing['stretched'])}; difference {_with_n(pointing['difference'])}."
+            )
     return " ".join(
         [
             "Value [low, high]. Pointing game: the strongest pixel is inside the tumour box. Energy: the share of the "
