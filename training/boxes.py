@@ -50,9 +50,9 @@ class PlaceLoss:
 
     It is the negative logarithm of the share that the evidence for the class inside the box (softplus, so that none is
     lost) has in this and all evidence, for or against, outside; on the class-activation map as it is drawn, however
-    strong that is, and 0 for a batch without boxes. Where the head is an average and a linear layer, that map is all the logit is made of, so the
-    answer itself comes to rest on the tumour. What a cell adds to all logits alike changes no probability and is not
-    counted: else a model would hide evidence behind it.
+    strong that is, and 0 for a batch without boxes. Where the head is an average and a linear layer, that map is all
+    the logit is made of, so the answer itself comes to rest on the tumour. What a cell adds to all logits alike changes
+    no probability and is not counted: else a model would hide evidence behind it.
     Related: Ross et al. 2017, arXiv 1703.03717 (right for the right reasons); Li et al. 2018, arXiv 1802.10171.
     """
 
