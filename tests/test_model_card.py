@@ -278,6 +278,15 @@ def test_measured_maps_are_in_the_card():
     assert "figures/maps.png" not in without
 
 
+def test_a_model_taught_with_boxes_says_so():
+    config = make_config()
+    explanations = make_explanations()
+    assert "taught with tumour boxes" not in model_card(config, make_metrics(), explanations=explanations)
+    config["brain_xai"]["training"] = {"boxes": "boxes.csv", "box_weight": 0.3}
+    text = " ".join(model_card(config, make_metrics(), explanations=explanations).split())
+    assert "taught with tumour boxes of the training images where its evidence should come from (weight 0.3" in text
+
+
 def test_explanations_of_other_weights_are_left_out(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(make_config()))
     (tmp_path / "metrics.json").write_text(json.dumps(make_metrics()))

@@ -172,6 +172,10 @@ not reach zero on a finite test set.
 
 {% if explanations %}
 How often each method's map points at the tumour, and whether what it marks moved the answer.
+{% if config.brain_xai.get("training", {}).get("boxes") %}
+The model was taught with tumour boxes of the training images where its evidence should come from (weight
+{{ config.brain_xai.training.box_weight }} in the loss); the boxes measured with here are of other pictures.
+{% endif %}
 
 {{ explanations }}
 
