@@ -419,6 +419,7 @@ def test_layer_activation_comes_with_its_strongest_channels(app, scan):
     shown = handlers.show(upload(scan), "default", "layer_activation", "predicted", 0.7, False, None)
     assert shown.shown.method == "layer_activation"
     assert len(shown.gallery["value"]) == 16
+    assert shown.gallery_notes == ""  # those were about the maps that stood there before
     assert shown.gallery["value"][0][1].startswith("channel ")
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from brain_xai.classifier import Classifier
-from brain_xai.explain import METHODS, MethodNotApplicable, explain
+from brain_xai.explain import METHODS, MethodNotApplicable, explain, scale_of
 from brain_xai.overlay import BAR_HEIGHT, overlay
 from training.figures import GREY, save
 
@@ -48,7 +48,7 @@ def save_maps(classifier: Classifier, answers: Answers, seed: int, path: Path) -
                 place.text(0.5, 0.5, "no such\nanswer", ha="center", va="center", fontsize=12, color=GREY)
     for place in grid.flat:
         place.axis("off")
-    scale = classifier.attribution_scale.get(METHOD, METHODS[METHOD].default_scale)
+    scale = scale_of(classifier, METHOD)
     figure.suptitle(
         f"{METHODS[METHOD].title} of the predicted class on test scans drawn by seed {seed}\n"
         "left: right answers, right: wrong ones; orange speaks for the answer, blue against; "

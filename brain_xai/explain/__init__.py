@@ -9,6 +9,7 @@ from brain_xai.explain.methods import (
     MethodNotApplicable,
     explain,
     explain_all,
+    scale_of,
     strongest_channels,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "MethodNotApplicable",
     "explain",
     "explain_all",
+    "scale_of",
     "strongest_channels",
 ]

@@ -371,6 +371,11 @@ def strongest_channels(classifier: Classifier, image: Image.Image | str | os.Pat
     return Channels(*channel_maps(classifier, prepared.pixel_values, count), prepared.view)
 
 
+def scale_of(classifier: Classifier, method: str) -> float:
+    """Return the evidence drawn in full colour, in the method's unit: as measured for the checkpoint, else usual."""
+    return classifier.attribution_scale.get(method, METHODS[method].default_scale)
+
+
 def _method(classifier: Classifier, key: str) -> Method:
     """Return a method that works on the classifier; raises `ValueError` and `MethodNotApplicable`."""
     if key not in METHODS:
@@ -394,7 +399,7 @@ def _explanation(
         label=classifier.label_names[target],
         target=target,
         attribution=attribution,
-        scale=classifier.attribution_scale.get(method.key, method.default_scale),
+        scale=scale_of(classifier, method.key),
         view=prepared.view,
         prediction=classifier.prediction(logits),
         settings=settings,

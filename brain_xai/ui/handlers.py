@@ -12,7 +12,7 @@ from PIL import Image
 
 from brain_xai.checkpoint import allowed_checkpoints
 from brain_xai.classifier import Classifier, Notice
-from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain, strongest_channels
+from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain, scale_of, strongest_channels
 from brain_xai.overlay import overlay
 from brain_xai.ui import models, texts
 from brain_xai.ui.ask import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
@@ -195,6 +195,8 @@ def _answer(
         prediction, notice = explanation.prediction, texts.notices(explanation.prediction.warnings)
         picture = drawn(explanation, opacity, outline)
         caption = texts.caption(METHODS[method], explanation.label, measured_quality(classifier, method))
+    # The strongest channels take the place of maps side by side, and of what was said about those.
+    channels = _channels(classifier, scan) if method == "layer_activation" and explanation else None
     return Shows(
         notice=notice,
         answer=gr.update(visible=True),
@@ -203,8 +205,8 @@ def _answer(
         accuracy=texts.accuracy(classifier.metrics),
         overlay=picture,
         caption=caption,
-        gallery=_channels(classifier, scan) if method == "layer_activation" and explanation else gr.skip(),
-        gallery_notes=gr.skip(),
+        gallery=channels or gr.skip(),
+        gallery_notes="" if channels else gr.skip(),
         shown=explanation,
         **IDLE,
     )
@@ -236,7 +238,7 @@ def _side_by_side(
 def _channels(classifier: Classifier, scan: Image.Image) -> dict:
     """Return what the gallery shows beside the mean: what each of the strongest channels reacts to."""
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
-    scale = classifier.attribution_scale.get(method.key, method.default_scale)
+    scale = scale_of(classifier, method.key)
     pictures = [
         (overlay(channels.view, activation, scale, unit=method.unit, signed=False), texts.channel_caption(number))
         for activation, number in zip(channels.maps, channels.channels, strict=True)
@@ -254,9 +256,8 @@ def _with_preview(
         progress(done, total, None if preview is None else _embedded(picture_of(preview)))
 
     def picture_of(attribution: np.ndarray) -> Image.Image:
-        chosen = METHODS[method]
-        scale = classifier.attribution_scale.get(method, chosen.default_scale)
-        return overlay(view, attribution, scale, opacity, chosen.unit, signed=chosen.signed)
+        unit, signed = METHODS[method].unit, METHODS[method].signed
+        return overlay(view, attribution, scale_of(classifier, method), opacity, unit, signed=signed)
 
     return step
 
