@@ -1,6 +1,6 @@
 """Brain XAI, the entry of the Space: build the page, launch it."""
 
-from brain_xai.ui.layout import build_page, launch
+from brain_xai.ui.page import build_page, launch
 
 demo = build_page()
 

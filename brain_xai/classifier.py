@@ -24,7 +24,7 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
-class Notice:
+class PredictionWarning:
     """Something a reader of the answer must know: a `code` for programs, a `message` for people."""
 
     code: str
@@ -37,7 +37,7 @@ class Prediction:
 
     probabilities: dict[str, float]
     label: str
-    warnings: tuple[Notice, ...]
+    warnings: tuple[PredictionWarning, ...]
     checkpoint: CheckpointInfo
 
 
@@ -60,7 +60,7 @@ class Classifier:
     attribution_scale: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
     explanations: Mapping = field(default_factory=dict)
-    notices: tuple[Notice, ...] = ()
+    notices: tuple[PredictionWarning, ...] = ()
     _private_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def prepare(self, image: Image.Image | str | os.PathLike) -> ModelInput:

@@ -18,15 +18,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from brain_xai.checkpoint import BUNDLED, CheckpointError, load_checkpoint
+from brain_xai.checkpoint.catalog import BUNDLED, load_checkpoint
+from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
-from brain_xai.explain import METHODS
-from training.data import DataError
-from training.figures import explanation_quality
-from training.held_out import BoxedScans, held_out_scans
-from training.map_quality import BOOTSTRAP_SAMPLES, CONSENSUS, Measuring, measure_all
-from training.metrics import INTERVAL_LEVEL
-from training.model_card import card_of
+from brain_xai.methods import METHODS
+from training.data.sources import DataError
+from training.evaluation.held_out import BoxedScans, held_out_scans
+from training.evaluation.map_quality import BOOTSTRAP_SAMPLES, CONSENSUS, Measuring, measure_all
+from training.evaluation.metrics import INTERVAL_LEVEL
+from training.report.card import card_of
+from training.report.figures import explanation_quality
 from training.results import explanations_table, file_hash
 
 FILE = "explanations.json"
@@ -105,7 +106,7 @@ def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tup
     named = list(METHODS) if methods is None else list(methods)
     if unknown := set(named) - set(METHODS):
         raise ValueError(f"There is no method {', '.join(sorted(unknown))}. There are: {', '.join(METHODS)}.")
-    reasons = {method: METHODS[method].applicable(classifier) for method in named}
+    reasons = {method: METHODS[method].reason_unsupported(classifier) for method in named}
     chosen = [method for method in named if reasons[method] is None]
     if not chosen:
         raise ValueError(f"None of the methods works on {classifier.info.architecture}.")

@@ -17,24 +17,27 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from brain_xai.checkpoint import load_checkpoint, save_checkpoint
+from brain_xai.checkpoint.catalog import load_checkpoint
+from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.classifier import Classifier
-from brain_xai.explain import METHODS, MethodNotApplicable, explain
+from brain_xai.explanation import MethodNotApplicable, explain
+from brain_xai.methods import METHODS
 from brain_xai.preprocess import Preprocessing
-from brain_xai.trust import fit_temperature
-from training.data import Scans, Splits
-from training.duplicates import duplicate_report
-from training.figures import save_figures
-from training.hub import push_after_training
-from training.loader import ToInput
-from training.maps import Answers, save_maps
-from training.metrics import ClassificationMetrics
-from training.model import centre_head
-from training.model_card import card_of
-from training.resume import clear_state
+from training.data.duplicate_groups import duplicate_report
+from training.data.loader import ToInput
+from training.data.sources import Scans
+from training.data.splits import Splits
+from training.evaluation.calibration import fit_temperature
+from training.evaluation.metrics import ClassificationMetrics
+from training.learning.model import center_head
+from training.learning.state import clear_state
+from training.publish import push_after_training
+from training.report.card import card_of
+from training.report.figures import save_figures
+from training.report.maps import Answers, save_maps
 
 if TYPE_CHECKING:
-    from training.train import TrainConfig
+    from training.learning.settings import TrainConfig
 
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
 # Where a checkpoint goes says nothing about how it was made.
@@ -66,7 +69,7 @@ def finish(
         return
     folder = Path(config.output_dir)
     model.load_state_dict(load_file(folder / "best.safetensors"))
-    centre_head(model)
+    center_head(model)
     model.eval()
     to_input = ToInput(preprocessing, accelerator.device)
     speed = bare_speed(model, config.batch_size, preprocessing.size[0], accelerator.device)
@@ -165,7 +168,7 @@ def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -
     """
     scales = {}
     for key, method in METHODS.items():
-        count = min(len(pictures), SCALE_PICTURES, SCALE_FORWARD_PASSES // method.cost)
+        count = min(len(pictures), SCALE_PICTURES, SCALE_FORWARD_PASSES // method.forward_passes)
         chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
         try:
             maps = [explain(classifier, Image.fromarray(pictures[i]), key).attribution for i in chosen]
@@ -246,7 +249,7 @@ def write_json(file: Path, content: dict) -> None:
 
 def report(folder: Path, metrics: dict) -> None:
     test = metrics["test"]
-    for name in ("accuracy", "macro_f1", "tumour_miss_rate", "ece"):
+    for name in ("accuracy", "macro_f1", "tumor_miss_rate", "ece"):
         if test[name] is not None:
             print(f"test {name}: {test[name]['value']:.4f} [{test[name]['low']:.4f}, {test[name]['high']:.4f}]")
     print(f"The checkpoint is in {folder}.")

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from brain_xai.explain import METHODS
+from brain_xai.methods import METHODS
 
 BUNDLED = Path(__file__).parent.parent / "brain_xai" / "bundled"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 METHODS_START, METHODS_END = "<!-- methods:start -->", "<!-- methods:end -->"
 EXPLANATIONS_START, EXPLANATIONS_END = "<!-- explanations:start -->", "<!-- explanations:end -->"
-README_ROWS = ("accuracy", "macro_f1", "recall", "tumour_miss_rate", "ece")
+README_ROWS = ("accuracy", "macro_f1", "recall", "tumor_miss_rate", "ece")
 METRIC_NAMES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -26,7 +26,7 @@ METRIC_NAMES = {
     "f1": "F1",
     "auroc": "AUROC",
     "auroc_macro": "Macro AUROC",
-    "tumour_miss_rate": "Tumour miss rate",
+    "tumor_miss_rate": "Tumour miss rate",
     "nll": "NLL",
     "brier": "Brier score",
     "ece": "ECE",
@@ -168,7 +168,7 @@ def file_hash(file: Path) -> str:
 def methods_table() -> str:
     """Return a table of all methods: what each shows, what it costs and where it comes from."""
     rows = (
-        f"| {method.title} | `{key}` | {method.summary} | {method.cost} | [paper]({method.paper}) |"
+        f"| {method.title} | `{key}` | {method.summary} | {method.forward_passes} | [paper]({method.paper}) |"
         for key, method in METHODS.items()
     )
     header = "| method | key | what it shows | cost | source |\n| --- | --- | --- | ---: | --- |"

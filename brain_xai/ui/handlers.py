@@ -10,14 +10,15 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from brain_xai.checkpoint import allowed_checkpoints
-from brain_xai.classifier import Classifier, Notice
-from brain_xai.explain import METHODS, Explanation, MethodNotApplicable, explain, scale_of, strongest_channels
+from brain_xai.checkpoint.catalog import allowed_checkpoints
+from brain_xai.classifier import Classifier, PredictionWarning
+from brain_xai.explanation import Explanation, MethodNotApplicable, color_scale, explain, strongest_channels
+from brain_xai.methods import METHODS
 from brain_xai.overlay import overlay
-from brain_xai.ui import models, texts
-from brain_xai.ui.ask import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
-from brain_xai.ui.compare import compare
-from brain_xai.ui.work import Progress, Work
+from brain_xai.ui import hub_follower, texts
+from brain_xai.ui.comparison import compare
+from brain_xai.ui.inputs import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
+from brain_xai.ui.jobs import Progress, Work
 
 # The map that is drawn by itself after an upload.
 FIRST_METHOD = "grad_cam"
@@ -143,7 +144,7 @@ def about_model(checkpoint: str) -> str:
 
 def warm_up() -> None:
     """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
-    models.look_at(allowed_checkpoints())
+    hub_follower.look_at(allowed_checkpoints())
     try:
         classifier = chosen_classifier("default")
     except Refusal:  # the page says so, and the other models work
@@ -189,7 +190,7 @@ def _answer(
         return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
     except MethodNotApplicable as reason:
         prediction = classifier.predict(scan)
-        notice = texts.notices([Notice("method_not_applicable", str(reason)), *prediction.warnings])
+        notice = texts.notices([PredictionWarning("method_not_applicable", str(reason)), *prediction.warnings])
         picture, caption, explanation = classifier.prepare(scan).view, "", None
     else:
         prediction, notice = explanation.prediction, texts.notices(explanation.prediction.warnings)
@@ -238,7 +239,7 @@ def _side_by_side(
 def _channels(classifier: Classifier, scan: Image.Image) -> dict:
     """Return what the gallery shows beside the mean: what each of the strongest channels reacts to."""
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
-    scale = scale_of(classifier, method.key)
+    scale = color_scale(classifier, method.key)
     pictures = [
         (overlay(channels.view, activation, scale, unit=method.unit, signed=False), texts.channel_caption(number))
         for activation, number in zip(channels.maps, channels.channels, strict=True)
@@ -257,7 +258,7 @@ def _with_preview(
 
     def picture_of(attribution: np.ndarray) -> Image.Image:
         unit, signed = METHODS[method].unit, METHODS[method].signed
-        return overlay(view, attribution, scale_of(classifier, method), opacity, unit, signed=signed)
+        return overlay(view, attribution, color_scale(classifier, method), opacity, unit, signed=signed)
 
     return step
 
@@ -270,7 +271,7 @@ def _embedded(picture: Image.Image) -> str:
 
 
 def _takes_long(method: str) -> bool:
-    return method in METHODS and METHODS[method].cost > IMMEDIATE_COST
+    return method in METHODS and METHODS[method].forward_passes > IMMEDIATE_COST
 
 
 def _ready(method: str) -> dict:

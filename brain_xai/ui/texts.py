@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from brain_xai.classifier import CheckpointInfo, Notice
-from brain_xai.explain import METHODS, Method
+from brain_xai.classifier import CheckpointInfo, PredictionWarning
+from brain_xai.methods import METHODS, Method
 from brain_xai.preprocess import FORMATS_TEXT
 from brain_xai.ui.privacy import KEPT_MINUTES
 
@@ -173,7 +173,7 @@ def progress(done: int, total: int, preview: str | None = None) -> str:
     return f"{bar} <span>{round(100 * done / total)} % done</span>{picture}"
 
 
-def notices(warnings: Sequence[Notice]) -> str:
+def notices(warnings: Sequence[PredictionWarning]) -> str:
     """Return the warnings of a prediction as HTML, "" where there are none."""
     return "".join(f'<p class="notice" role="status">{escape(warning.message)}</p>' for warning in warnings)
 
@@ -195,10 +195,10 @@ def accuracy(metrics: Mapping) -> str:
     return f"{sentence} {SPLIT_TEXTS.get(metrics.get('split'), '')}".strip()
 
 
-def about_model(info: CheckpointInfo, metrics: Mapping, warnings: Sequence[Notice] = ()) -> str:
+def about_model(info: CheckpointInfo, metrics: Mapping, warnings: Sequence[PredictionWarning] = ()) -> str:
     """Describe a checkpoint in Markdown, with what must be known about it."""
     text = accuracy(metrics)
-    missed = metrics.get("test", {}).get("tumour_miss_rate")
+    missed = metrics.get("test", {}).get("tumor_miss_rate")
     if missed:
         text += (
             f" It called {_percent(missed['value'])} of the scans with a tumour free of one "

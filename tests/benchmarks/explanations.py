@@ -27,10 +27,10 @@ from scipy.stats import spearmanr
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this script is started by its path
 from brain_xai import METHODS, MethodNotApplicable, explain, load_checkpoint
 from brain_xai.classifier import CheckpointInfo, Classifier
-from brain_xai.explain.layers import target_layer
-from brain_xai.explain.occlusion import occlusion
+from brain_xai.methods.occlusion import occlusion
+from brain_xai.methods.target_layer import target_layer
 from brain_xai.preprocess import Preprocessing
-from tests.scans import make_scan
+from tests.helpers.scans import make_scan
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 GRIDS = ((15, 8), (32, 16))  # window and stride in pixels at the model's size

@@ -1,0 +1,71 @@
+"""The page on a free port of this machine, for tests, with tiny checkpoints that have learnt nothing."""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import gradio as gr
+import timm
+import torch
+
+from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.preprocess import Preprocessing
+from brain_xai.ui.page import build_page, launch
+
+METRICS = {
+    "split": "purged",
+    "seed": 3,
+    "validation": {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}},
+    "test": {"accuracy": {"value": 0.951, "low": 0.939, "high": 0.962}, "n": 1311},
+    "history": [{"epoch": 0}],
+}
+
+
+def save_tiny_checkpoint(
+    folder: Path, label_names: tuple[str, ...], architecture: str = "test_resnet", side: int = 64
+) -> str:
+    """Write a checkpoint with random weights and return its id."""
+    torch.manual_seed(0)
+    save_checkpoint(
+        folder,
+        timm.create_model(architecture, num_classes=len(label_names)),
+        label_names=label_names,
+        preprocessing=Preprocessing(size=(side, side), mean=(0.5,) * 3, std=(0.5,) * 3),
+        brain_xai={"temperature": 0.5},
+    )
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    return str(folder)
+
+
+def free_port() -> int:
+    """Return a free port; gradio's own search leaves a socket open for each one that is taken."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def served(*checkpoints: str) -> Iterator[tuple[gr.Blocks, str]]:
+    """Serve the page with these checkpoints; yields the page and its address."""
+
+    async def start() -> tuple[
+        gr.Blocks, str
+    ]:  # without a running event loop gradio makes new ones and leaves them open
+        page = build_page()
+        return page, launch(page, server_port=free_port(), prevent_thread_lock=True, quiet=True)[1]
+
+    before = dict(os.environ)
+    os.environ["BRAIN_XAI_CHECKPOINTS"] = ",".join(checkpoints)
+    try:
+        with ThreadPoolExecutor() as pool:  # playwright keeps a loop of its own running in the main thread
+            page, address = pool.submit(asyncio.run, start()).result()
+        yield page, address
+        page.close(verbose=False)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

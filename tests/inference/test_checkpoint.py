@@ -1,0 +1,237 @@
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from brain_xai import load_checkpoint
+from brain_xai.checkpoint.catalog import allowed_checkpoints, bundled_checkpoints, checkpoint_folder
+from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.checkpoint.schema import MAX_WEIGHTS_BYTES, CheckpointError
+from brain_xai.preprocess import Preprocessing
+from tests.helpers.scans import LABELS, make_scan
+
+PREPROCESSING = Preprocessing((96, 96), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+MODELS = {
+    "test_resnet": {},
+    "test_efficientnet": {},
+    "resnet18": {"layers": [2, 2, 2, 0], "channels": [64, 128, 256, 256]},
+}
+
+
+@pytest.fixture(params=[torch.float32, torch.float16], ids=["float32", "float16"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=MODELS)
+def folder(request, dtype, tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(request.param, num_classes=4, **MODELS[request.param])
+    save_checkpoint(
+        tmp_path,
+        model.to(memory_format=torch.channels_last),
+        label_names=LABELS,
+        preprocessing=PREPROCESSING,
+        model_args=MODELS[request.param],
+        brain_xai={"temperature": 2.0},
+        dtype=dtype,
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / "scan.png"
+    make_scan("glioma", 0, side=128).convert("RGB").save(path)
+    return path
+
+
+def test_timm_transformers_and_we_give_equal_logits(folder, scan):
+    classifier = load_checkpoint(folder)
+    pixel_values = classifier.prepare(scan).pixel_values
+    ours = classifier.logits(pixel_values)
+
+    from_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=from_timm))
+    processor = AutoImageProcessor.from_pretrained(folder)
+    from_transformers = AutoModelForImageClassification.from_pretrained(folder).eval()
+    pipe = pipeline("image-classification", model=str(folder), top_k=4)
+    with torch.inference_mode(), make_scan("glioma", 0, side=128).convert("RGB") as image:
+        torch.testing.assert_close(transform(image)[None], pixel_values, atol=1e-6, rtol=0)
+        torch.testing.assert_close(from_timm(pixel_values), ours, atol=1e-5, rtol=0)
+        theirs = processor(image, return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(from_transformers(theirs).logits, ours, atol=1e-5, rtol=0)
+        answers = {answer["label"]: answer["score"] for answer in pipe(str(scan))}
+    expected = dict(zip(LABELS, torch.softmax(ours[0], 0).tolist(), strict=True))
+    assert answers == pytest.approx(expected, abs=1e-5)
+
+
+def test_probabilities_are_calibrated_by_the_temperature(folder, scan):
+    classifier = load_checkpoint(folder)
+    logits = classifier.logits(classifier.prepare(scan).pixel_values)[0]
+    prediction = classifier.predict(scan)
+    assert list(prediction.probabilities.values()) == pytest.approx(torch.softmax(logits / 2, 0).tolist(), abs=1e-6)
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.label == LABELS[logits.argmax()]
+
+
+def test_the_saved_model_stays_as_it_was(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=4).to(memory_format=torch.channels_last)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    save_checkpoint(tmp_path, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={}, dtype=torch.float16)
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
+
+
+def test_revision_names_the_weights(folder):
+    first = load_checkpoint(folder).info.revision
+    config = json.loads((folder / "config.json").read_text())
+    model = timm.create_model(config["architecture"], num_classes=4, **config["model_args"])
+    save_checkpoint(
+        folder, model, label_names=LABELS, preprocessing=PREPROCESSING, model_args=config["model_args"], brain_xai={}
+    )
+    assert load_checkpoint(folder).info.revision != first
+
+
+def test_new_numbers_beside_the_same_weights_are_seen(sound):
+    before = load_checkpoint(sound)
+    assert load_checkpoint(sound) is before
+    (sound / "metrics.json").write_text('{"split": "purged"}')
+    assert load_checkpoint(sound).metrics == {"split": "purged"}
+    (sound / "metrics.json").unlink()
+    assert load_checkpoint(sound).info == before.info
+
+
+def test_bundled_checkpoints_are_small_and_the_best_comes_first():
+    names = bundled_checkpoints()
+    assert {load_checkpoint(name).info.architecture for name in names} == {"resnet18", "efficientnet_b0"}
+    scores = [load_checkpoint(name).metrics["validation"]["macro_f1"]["value"] for name in names]
+    assert scores == sorted(scores, reverse=True)
+    assert load_checkpoint("default") is load_checkpoint(names[0])
+
+
+def test_allowed_checkpoints_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", " org/one@v1, some/folder ,")
+    assert allowed_checkpoints() == ["org/one@v1", "some/folder"]
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", " ")
+    assert allowed_checkpoints() == bundled_checkpoints()
+
+
+@pytest.mark.parametrize("name", ["bundled/none", "bundled/../..", "no/such-repo", "../nowhere", ""])
+def test_what_is_no_checkpoint_is_refused_with_a_sentence(name):
+    with pytest.raises(CheckpointError):
+        load_checkpoint(name)
+
+
+# What a strange folder or repository may hold: the change to its config.json, and the sentence that refuses it.
+STRANGE_CONFIGS = {
+    "unknown architecture": ({"architecture": "resnet_from_mars"}, "which timm does not know"),
+    "weights of elsewhere": ({"architecture": "hf-hub:org/other"}, "which timm does not know"),
+    "no architecture": ({"architecture": None}, "which timm does not know"),
+    "no labels": ({"label_names": None}, "has no label_names"),
+    "labels of no kind": ({"label_names": [1, 2, 3, 4]}, "are not names"),
+    "the same label twice": ({"label_names": ["a", "a", "b", "c"]}, "2 and 1000 different classes"),
+    "fewer labels than weights": ({"label_names": ["a", "b"], "num_classes": 2}, r"fc.weight is \(4, 96\) in the file"),
+    "labels and number differ": ({"num_classes": 5}, "names 4 classes, but says that there are '5'"),
+    "a pickle to open": ({"model_args": {"checkpoint_path": "weights.pt"}}, "must not hold checkpoint_path"),
+    "weights to fetch": ({"model_args": {"pretrained": True}}, "must not hold pretrained"),
+    "classes twice": ({"model_args": {"num_classes": 4}}, "must not hold num_classes"),
+    "unknown argument": ({"model_args": {"magic": 1}}, "timm cannot build test_resnet"),
+    "huge argument": ({"model_args": {"channels": [10**9]}}, "which is no setting"),
+    "a giant with small weights": ({"architecture": "vit_giant_patch14_224"}, "are not those of vit_giant"),
+    "absurd input": ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "32 to 1024 pixels"),
+    "input of no kind": ({"pretrained_cfg": {"input_size": "large"}}, "32 to 1024 pixels"),
+    "no input": ({"pretrained_cfg": {"input_size": None}}, "32 to 1024 pixels"),
+    "short mean": ({"pretrained_cfg": {"mean": [0.5]}}, "it must be three numbers"),
+    "std of zero": ({"pretrained_cfg": {"std": [0, 1, 1]}}, "above zero"),
+    "interpolation": ({"pretrained_cfg": {"interpolation": "magic"}}, "must be one of: nearest"),
+    "temperature": ({"brain_xai": {"temperature": 0}}, "above zero"),
+    "scale": ({"brain_xai": {"attribution_scale": {"grad_cam": "much"}}}, "above zero"),
+    "own section": ({"brain_xai": []}, "is not an object"),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    model = timm.create_model("test_resnet", num_classes=4)
+    save_checkpoint(folder, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={})
+    return folder
+
+
+@pytest.fixture
+def damaged(sound, tmp_path):
+    """A copy of a sound checkpoint, for a test to damage."""
+    return shutil.copytree(sound, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("strange", STRANGE_CONFIGS)
+def test_a_strange_config_is_refused_with_a_sentence(damaged, strange):
+    change, sentence = STRANGE_CONFIGS[strange]
+    config = json.loads((damaged / "config.json").read_text())
+    for key, value in change.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (damaged / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(damaged)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(damaged, value):
+    weights = load_file(damaged / "model.safetensors")
+    weights["fc.bias"][2] = value
+    save_file(weights, damaged / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"not numbers \(in fc.bias\)"):
+        load_checkpoint(damaged)
+
+
+def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
+    with (damaged / "model.safetensors").open("ab") as file:
+        file.truncate(MAX_WEIGHTS_BYTES + 1)  # a sparse file: it takes no room
+    with pytest.raises(CheckpointError, match="have 500 MB"):
+        load_checkpoint(damaged)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("model.safetensors", None, "has no model.safetensors"),
+        ("model.safetensors", b"\x80\x04pickle", "damaged or cut off"),
+        ("config.json", b"{", "cannot be read as JSON"),
+        ("config.json", b"[]", "not an object"),
+        ("config.json", b"[" * 100_000, "cannot be read as JSON"),
+        ("metrics.json", b'{"test": NaN}', "NaN is no number"),
+        ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "does not hold what was measured"),
+        ("metrics.json", b'{"split": []}', "names no split"),
+        ("explanations.json", b'{"methods": []}', "measured of the maps"),
+        ("explanations.json", b'{"consensus_weights": {"grad_cam": "much"}}', "measured of the maps"),
+        ("explanations.json", b'{"methods": {"grad_cam": {"pointing_game": 1}}}', "measured of 'grad_cam'"),
+        ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "on how many test images"),
+    ],
+)
+def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sentence):
+    if content is None:
+        (damaged / file).unlink()
+    else:
+        (damaged / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(damaged)
+
+
+def test_truncated_weights_are_refused(damaged):
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged or cut off"):
+        load_checkpoint(damaged)
+
+
+def test_the_folder_of_a_checkpoint_is_found_without_the_hub(sound):
+    assert checkpoint_folder(str(sound)) == sound
+    assert (checkpoint_folder(bundled_checkpoints()[0]) / "config.json").is_file()
+    assert checkpoint_folder("org/never-fetched@v1") is None
+    assert checkpoint_folder("no/such/thing") is None

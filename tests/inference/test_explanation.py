@@ -1,0 +1,354 @@
+"""Explanations: one table of methods, what `explain` promises for all of them, and nothing left behind for the next."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Occlusion
+from PIL import Image
+from torch import nn
+
+from brain_xai import METHODS, MethodNotApplicable, explain, load_checkpoint
+from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.classifier import Classifier
+from brain_xai.explanation import Cancelled, explain_all
+from brain_xai.preprocess import Preprocessing
+from tests.helpers.nets import (
+    IMAGENET,
+    LABELS,
+    PLAIN,
+    Corner,
+    Drifting,
+    Total,
+    make_classifier,
+    make_scan,
+    make_timm,
+    make_vgg,
+)
+
+KEYS = [
+    "grad_cam",
+    "hires_cam",
+    "layer_cam",
+    "guided_backprop",
+    "guided_grad_cam",
+    "saliency",
+    "smooth_grad",
+    "integrated_gradients",
+    "occlusion",
+    "layer_activation",
+    "consensus",
+]
+GUIDED = ["guided_backprop", "guided_grad_cam"]
+# Settings that take no time.
+COARSE = {key: {} for key in KEYS} | {"occlusion": {"window": 0.5, "stride": 0.25}}
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Classifier:
+    return make_timm("test_resnet", (96, 96))
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> Classifier:
+    return make_timm("test_efficientnet", (96, 96))
+
+
+# The table
+
+
+def test_table_is_complete():
+    assert list(METHODS) == KEYS
+    for key, method in METHODS.items():
+        assert method.key == key
+        assert method.paper.startswith(("https://arxiv.org/abs/", "https://doi.org/"))
+        assert method.default_scale > 0
+        assert isinstance(method.forward_passes, int)
+        assert method.forward_passes > 0
+        assert all([method.needs, method.layer, method.unit])
+        for sentence in (method.summary, method.description):
+            assert sentence.endswith(".")
+            assert sentence.count(". ") == 0, "one sentence"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_the_view(method, resnet):
+    scan = make_scan((120, 80))
+    explanation = explain(resnet, scan, method)
+    assert (explanation.method, explanation.scale) == (method, METHODS[method].default_scale)
+    assert explanation.label == explanation.prediction.label == LABELS[explanation.target]
+    assert explanation.prediction == resnet.predict(scan)
+    assert np.array_equal(explanation.view, resnet.prepare(scan).view)
+    assert (explanation.attribution.dtype, explanation.attribution.shape) == (np.float32, (96, 96))
+    assert np.isfinite(explanation.attribution).all()
+    assert explanation.attribution.std() > 0
+    assert (explanation.attribution.min() < 0) <= METHODS[method].signed
+    assert json.loads(json.dumps(explanation.settings)).keys() == explanation.settings.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_target_is_a_label_an_index_or_the_prediction(method, resnet):
+    scan = make_scan((96, 96))
+    by_label = [explain(resnet, scan, method, label, **COARSE[method]) for label in LABELS]
+    by_index = [explain(resnet, scan, method, index, **COARSE[method]) for index in range(len(LABELS))]
+    predicted = explain(resnet, scan, method, **COARSE[method])
+    for one, other in zip([*by_label, predicted], [*by_index, by_label[predicted.target]], strict=True):
+        assert (one.label, one.target) == (other.label, other.target)
+        assert np.array_equal(one.attribution, other.attribution)
+    assert [explanation.label for explanation in by_label] == list(LABELS)
+    of_the_class = method != "layer_activation"
+    assert np.allclose(by_label[0].attribution, by_label[1].attribution, rtol=1e-3) != of_the_class
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
+def test_maps_of_all_classes_are_those_of_each(method, resnet):
+    scan = make_scan((96, 96))
+    explanations = explain_all(resnet, scan, method)
+    assert list(explanations) == list(LABELS)
+    for label, explanation in explanations.items():
+        alone = explain(resnet, scan, method, label)
+        assert (explanation.label, explanation.target) == (label, alone.target)
+        assert (explanation.prediction, explanation.settings) == (alone.prediction, alone.settings)
+        assert np.array_equal(explanation.attribution, alone.attribution)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "vgg"])
+def test_every_method_works_or_says_why_not(name):
+    classifier = (
+        make_vgg((64, 64)) if name == "vgg" else make_timm(name, (160, 160) if name == "test_vit" else (64, 64))
+    )
+    scan = make_scan((64, 64))
+    refused = {key for key, method in METHODS.items() if method.reason_unsupported(classifier)}
+    rectified = name in ("test_resnet", "vgg")
+    cells = {"grad_cam", "hires_cam", "layer_cam", "layer_activation"}
+    assert refused == (set() if rectified else set(GUIDED)) | (cells if name == "test_vit" else set())
+    for key in METHODS:
+        if key in refused:
+            with pytest.raises(MethodNotApplicable, match=rf"{classifier.info.architecture}.* Use \w+") as refusal:
+                explain(classifier, scan, key)
+            assert isinstance(refusal.value, ValueError)
+            assert METHODS[key].reason_unsupported(classifier) == str(refusal.value)
+        else:
+            attribution = explain(classifier, scan, key, **COARSE[key]).attribution
+            assert np.isfinite(attribution).all()
+            assert np.ptp(attribution) > 0
+
+
+def test_a_measured_scale_comes_before_the_default():
+    classifier = make_classifier(Total(), (32, 32), PLAIN, attribution_scale={"occlusion": 7.5})
+    assert explain(classifier, make_scan((32, 32)), "occlusion").scale == 7.5
+
+
+def test_wrong_names_are_refused_with_the_right_ones(resnet):
+    with pytest.raises(
+        ValueError, match=r"'gradcam' is not a method. Use one of: grad_cam, hires_cam, .*, consensus\."
+    ):
+        explain(resnet, make_scan((96, 96)), "gradcam")
+    with pytest.raises(ValueError, match="cat, dog, owl"):
+        explain(resnet, make_scan((96, 96)), target="wolf")
+    for method in METHODS:
+        with pytest.raises(TypeError, match="colour"):
+            explain(resnet, make_scan((96, 96)), method, colour=0.5)
+    for method in ("hires_cam", "layer_cam"):
+        with pytest.raises(ValueError, match=r"'first' is not a layer. Use one of: last, fine\."):
+            explain(resnet, make_scan((96, 96)), method, layer="first")
+    for method, settings in (
+        ("smooth_grad", {"samples": 0}),
+        ("smooth_grad", {"noise": -1}),
+        ("integrated_gradients", {"steps": 0}),
+        ("layer_activation", {"count": 0}),
+    ):
+        with pytest.raises(ValueError, match=r"(got|shown)"):
+            explain(resnet, make_scan((96, 96)), method, **settings)
+
+
+# Occlusion
+
+
+def test_occlusion_by_hand():
+    # 0.25 of 32 is a window of 8, one beside the other: each hides 64 white pixels, a logit of 64 in every channel.
+    picture = np.full((32, 32), 255, np.uint8)
+    picture[:8, 8:16] = 0
+    classifier = make_classifier(Total(), (32, 32), PLAIN)
+    explanation = explain(classifier, Image.fromarray(picture), "occlusion", "dog", window=0.25, stride=0.25)
+    expected = np.full((32, 32), 64.0)
+    expected[:8, 8:16] = 0
+    assert np.array_equal(explanation.attribution, expected), "exactly zero where black hides black"
+    assert explanation.settings.items() >= {"window": (8, 8), "stride": (8, 8), "baseline": "black"}.items()
+
+
+def test_occlusion_averages_the_windows_over_a_pixel():
+    # Windows of 16 at 0, 8, 16: columns 0-7 lie in the first alone, 8-15 in the first two, and so on. White is the
+    # left half of column 0: hiding rows r to r + 16 of it takes 16.
+    picture = np.zeros((32, 32), np.uint8)
+    picture[:, 0] = 255
+    classifier = make_classifier(Total(), (32, 32), PLAIN)
+    attribution = explain(classifier, Image.fromarray(picture), "occlusion", 0, window=0.5, stride=0.25).attribution
+    assert np.array_equal(attribution, np.repeat([[16.0, 8.0, 0.0, 0.0]], 8, axis=1).repeat(32, axis=0))
+
+
+@pytest.mark.parametrize(("side", "cut_to"), [(32, 8), (34, 2), (39, 7)])
+def test_occlusion_reaches_the_right_and_lower_border(side, cut_to):
+    # Windows of 8, one beside the other: the last is cut off at the border, and it alone hides the corner.
+    classifier = make_classifier(Corner(), (side, side), PLAIN)
+    white = Image.new("L", (side, side), 255)
+    expected = np.zeros((side, side))
+    expected[-cut_to:, -cut_to:] = 1
+    for label, sign in (("cat", 1), ("dog", -1)):
+        explanation = explain(classifier, white, "occlusion", label, window=8 / side, stride=8 / side)
+        assert np.array_equal(explanation.attribution, sign * expected)
+
+
+@pytest.mark.parametrize("side", [160, 200, 224, 299])
+def test_every_pixel_is_hidden_at_least_once(side):
+    classifier = make_classifier(Total(), (side, side), PLAIN)
+    assert explain(classifier, Image.new("L", (side, side), 255), "occlusion", "cat").attribution.min() > 0
+
+
+def test_occlusion_equals_captum(resnet):
+    scan = make_scan((96, 96))
+    pixel_values = resnet.prepare(scan).pixel_values
+    black = -torch.tensor(IMAGENET["mean"]) / torch.tensor(IMAGENET["std"])
+    reference = Occlusion(resnet.model).attribute(
+        pixel_values, (3, 24, 24), (3, 12, 12), baselines=black.view(1, 3, 1, 1), target=1
+    )
+    ours = explain(resnet, scan, "occlusion", "dog", window=0.25, stride=0.125).attribution
+    assert ours == pytest.approx(reference[0, 0].numpy(), abs=1e-5)
+
+
+def test_hiding_black_changes_exactly_nothing():
+    picture = np.array(make_scan((96, 96)))
+    classifier = make_classifier(Drifting(), (96, 96))
+    attribution = explain(classifier, Image.fromarray(picture), "occlusion", window=0.125, stride=0.125).attribution
+    assert not picture[:24].any()
+    assert not attribution[:24].any()
+    assert attribution[24:].all()
+
+
+@pytest.mark.parametrize("sizes", [(0.2, 0.3), (1.5, 0.5), (0.2, 0.0), (0.2, -0.1), (float("nan"), 0.1)])
+def test_occlusion_refuses_windows_that_leave_gaps(sizes, resnet):
+    with pytest.raises(ValueError, match="stride <= window"):
+        explain(resnet, make_scan((96, 96)), "occlusion", window=sizes[0], stride=sizes[1])
+
+
+# Progress, and what is left behind
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_progress_counts_up_to_the_total(method, resnet):
+    calls = []
+    explain(resnet, make_scan((96, 96)), method, progress=lambda *call: calls.append(call))
+    done, totals = zip(*(call[:2] for call in calls), strict=True)
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {done[-1]}
+    expected = {"smooth_grad": (8,), "integrated_gradients": (8, 16), "guided_grad_cam": (1, 2)}
+    assert done == expected.get(method, done)
+
+
+class Failing(nn.Module):
+    """A head for which there is no memory."""
+
+    def forward(self, features):
+        raise RuntimeError("out of memory")
+
+
+def state_of(classifier: Classifier) -> list:
+    """All that an explanation could leave behind in the models: hooks, gradients, modes, weights."""
+    with classifier.private_model() as private:
+        models = (classifier.model, private)
+    hooks = [
+        (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks), module.training)
+        for model in models
+        for module in model.modules()
+    ]
+    weights = [
+        (weight.grad is None, weight.requires_grad, weight.double().sum().item())
+        for model in models
+        for weight in model.state_dict(keep_vars=True).values()
+    ]
+    return [hooks, weights, torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("after", [1, 9])
+def test_raising_in_progress_stops_at_once_and_leaves_everything_as_it_was(method, after):
+    classifier = make_timm("test_resnet", (64, 64))
+    scan = make_scan((64, 64))
+    assert METHODS[method].reason_unsupported(classifier) is None
+    before = state_of(classifier)
+    calls = []
+
+    def cancel(done: int, total: int, attribution: np.ndarray | None = None) -> None:
+        calls.append(done)
+        if done >= after or done == total:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        explain(classifier, scan, method, progress=cancel)
+    assert all(done < after for done in calls[:-1])
+    assert state_of(classifier) == before
+    # The lock is free and the next caller gets a whole map.
+    assert np.isfinite(explain(classifier, scan, method).attribution).all()
+    assert state_of(classifier) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_failing_forward_pass_leaves_no_hook(method):
+    classifier = make_timm("test_resnet", (96, 96))
+    scan = make_scan((96, 96))
+    METHODS[method].reason_unsupported(classifier)
+    before = state_of(classifier)
+    with classifier.private_model() as private:
+        heads = classifier.model.fc, private.fc
+        # It fails after all other layers, where every hook has been set.
+        classifier.model.fc, private.fc = Failing(), Failing()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        explain(classifier, scan, method)
+    with classifier.private_model() as private:
+        classifier.model.fc, private.fc = heads
+    assert state_of(classifier) == before
+    assert np.isfinite(explain(classifier, scan, method).attribution).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_callers_tensor_stays_untouched(method, resnet):
+    pixel_values = resnet.prepare(make_scan((96, 96))).pixel_values
+    before = pixel_values.clone()
+    METHODS[method].attribute(resnet, pixel_values, 1, lambda *_: None, **COARSE[method])
+    assert torch.equal(pixel_values, before)
+    assert not pixel_values.requires_grad
+    assert pixel_values.grad is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_callers_grad_mode_changes_nothing(method):
+    scan = make_scan((64, 64))
+    expected = explain(make_timm("test_resnet", (64, 64)), scan, method, **COARSE[method]).attribution
+    for mode in (torch.no_grad, torch.inference_mode):
+        classifier = make_timm("test_resnet", (64, 64))
+        with mode():
+            assert METHODS[method].reason_unsupported(classifier) is None
+            assert np.array_equal(explain(classifier, scan, method, **COARSE[method]).attribution, expected)
+
+
+# From a checkpoint folder and a real scan
+
+
+def test_a_saved_checkpoint_explains_a_real_scan(data_root: Path, tmp_path: Path):
+    preprocessing = Preprocessing((96, 96), **IMAGENET)
+    save_checkpoint(
+        tmp_path,
+        make_timm("test_resnet", (96, 96)).model,
+        label_names=LABELS,
+        preprocessing=preprocessing,
+        brain_xai={"attribution_scale": {"grad_cam": 0.25}},
+    )
+    classifier = load_checkpoint(tmp_path)
+    scan = sorted((data_root / "brain-tumor-mri" / "Testing" / "glioma").iterdir())[0]
+    for method in METHODS:
+        explanation = explain(classifier, scan, method)
+        assert explanation.attribution.shape == explanation.view.size[::-1] == (96, 96)
+        assert np.ptp(explanation.attribution) > 0
+    assert explain(classifier, scan).scale == 0.25

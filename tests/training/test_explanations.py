@@ -1,0 +1,486 @@
+"""Measuring maps: only pictures never trained on, marks whose place is known, and numbers that follow the weights."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from brain_xai import explain, load_checkpoint
+from brain_xai.checkpoint.catalog import BUNDLED
+from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.checkpoint.schema import WEIGHTS_NAME
+from brain_xai.classifier import CheckpointInfo, Classifier
+from brain_xai.methods.cam import resample_to_image
+from brain_xai.methods.target_layer import TargetLayer, target_layer
+from brain_xai.preprocess import Preprocessing
+from tests.helpers.scans import LABELS, MARKS, make_scan, write_scans
+from training.data.duplicate_groups import duplicate_groups
+from training.data.sources import DataError, load_scans
+from training.data.splits import split_scans
+from training.evaluation.held_out import BoxedScans, held_out_scans
+from training.evaluation.map_quality import (
+    BOOTSTRAP_SAMPLES,
+    Measuring,
+    faithfulness,
+    measure_all,
+    normalised,
+    skill,
+    stretched,
+    summary,
+)
+from training.evaluation.metrics import ratio_with_interval
+from training.explanations import choose_methods, main, measure_explanations, save
+from training.publishing.bundle import bundle
+from training.results import file_hash
+
+ROOT = Path(__file__).parents[2]
+SIDE = 64
+SETTINGS = {"validation_fraction": 0.25, "test_fraction": 0.15}
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def box_of(label, mirrored=False):
+    """The box that surely holds the mark of a class, in fractions: it moves by up to 3 and reaches 5 pixels."""
+    x, y = MARKS[label]
+    x = SIDE - 1 - x if mirrored else x
+    return [(x - 8) / SIDE, (y - 8) / SIDE, (x + 9) / SIDE, (y + 9) / SIDE]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Made-up scans; every second test picture has two copies in Training, one of them mirrored, and all have boxes."""
+    root = write_scans(tmp_path_factory.mktemp("data"), train=8, test=6)
+    rows = [
+        (f"Training/{label}/{label}_{seed:03d}.png", *box_of(label)) for label in MARKS for seed in range(8)
+    ]  # fmt: skip
+    for label in MARKS:
+        for seed in (8, 10, 12):
+            scan = make_scan(label, seed)
+            for name, picture, mirrored in (("copy", scan, False), ("mirrored", ImageOps.mirror(scan), True)):
+                file = f"Training/{label}/{name}_{seed}.png"
+                picture.save(root / file)
+                rows.append((file, *box_of(label, mirrored)))
+    with (root / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "x_min", "y_min", "x_max", "y_max"), *rows])
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    """A checkpoint folder as a run on these scans leaves it, but for the training itself."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=len(LABELS))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 1.5)
+    model.get_classifier().weight.data.normal_(0, 1)
+    save_checkpoint(
+        folder,
+        model,
+        label_names=LABELS,
+        preprocessing=Preprocessing((SIDE, SIDE), **PLAIN),
+        brain_xai={"temperature": 1.5, "training": SETTINGS},
+    )
+    scans = load_scans(data_dir=str(data), size=SIDE)
+    splits = split_scans(scans, duplicate_groups(scans.thumbnails), "purged", seed=3, **SETTINGS)
+    sizes = {name: len(indices) for name, indices in vars(splits).items()}
+    metrics = {"split": "purged", "seed": 3, "data": {"fingerprint": scans.fingerprint, "n": sizes}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured(checkpoint, data, tmp_path_factory):
+    """The folder after the command has run on it, what it printed and what it wrote."""
+    folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("measured") / "tiny")
+    arguments = ["--checkpoint", folder, "--data-dir", data, "--boxes", data / "boxes.csv", "--limit", "6"]
+    command = [
+        sys.executable,
+        "-m",
+        "training.explanations",
+        *map(str, arguments),
+        "--methods",
+        "grad_cam",
+        "occlusion",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout, json.loads((folder / "explanations.json").read_text())
+
+
+# Which pictures
+
+
+def test_only_pictures_that_were_never_trained_on(checkpoint, data):
+    classifier = load_checkpoint(checkpoint)
+    sets = held_out_scans(classifier, SETTINGS, str(data), str(data / "boxes.csv"), seed=1)
+    scans = load_scans(data_dir=str(data), size=SIDE)
+    groups = duplicate_groups(scans.thumbnails)
+    splits = split_scans(scans, groups, "purged", seed=3, **SETTINGS)
+    by_file = dict(zip(scans.files, groups.tolist(), strict=True))
+    validation = {scans.files[i] for i in splits.validation}
+    assert set(sets["validation"].files) == {file for file in validation if "notumor" not in file}
+    # Three test pictures of each tumour class have copies in Training; one of each pair is taken, and nothing else.
+    assert len(sets["test"]) == 9
+    assert all("copy" in file or "mirrored" in file for file in sets["test"].files)
+    assert len({by_file[file] for file in sets["test"].files}) == 9
+    seen = set(groups[splits.train].tolist())
+    for part in sets.values():
+        assert not seen & set(part.groups.tolist())
+        assert part.pixels.shape == (len(part), SIDE, SIDE)
+        for i, file in enumerate(part.files):
+            assert by_file[file] == part.groups[i]
+            label = Path(file).parent.name
+            assert LABELS[part.labels[i]] == label
+            assert part.boxes[i] == pytest.approx(box_of(label, "mirrored" in file))
+    assert not set(sets["test"].groups.tolist()) & set(sets["validation"].groups.tolist())
+
+
+def test_the_boxes_hold_the_marks(checkpoint, data):
+    """A box of a mirrored picture is that of the mirrored mark: the brightest pixels are inside."""
+    scans = held_out_scans(load_checkpoint(checkpoint), SETTINGS, str(data), str(data / "boxes.csv"))["test"]
+    assert {"mirrored" in file for file in scans.files} == {True, False}
+    for pixels, (x_min, y_min, x_max, y_max) in zip(scans.pixels, scans.boxes * SIDE, strict=True):
+        rows, columns = np.nonzero(pixels > 235)
+        assert (rows >= y_min).all()
+        assert (rows < y_max).all()
+        assert (columns >= x_min).all()
+        assert (columns < x_max).all()
+
+
+def test_the_order_of_the_pictures_depends_on_the_seed_alone(checkpoint, data):
+    classifier = load_checkpoint(checkpoint)
+    orders = [
+        held_out_scans(classifier, SETTINGS, str(data), str(data / "boxes.csv"), seed)["test"].files
+        for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"split": "official"}, "the split came out as"),
+        ({"seed": None}, "does not record its split"),
+        ({"data": {"fingerprint": "other", "n": {}}}, "not the pictures"),
+        ({"data": None}, "does not record its split"),
+    ],
+)
+def test_pictures_that_may_have_been_trained_on_are_refused(checkpoint, data, changed, says):
+    classifier = load_checkpoint(checkpoint)
+    metrics = {key: value for key, value in (classifier.metrics | changed).items() if value is not None}
+    with pytest.raises(DataError, match=f"(?i){says}"):
+        held_out_scans(replace(classifier, metrics=metrics), SETTINGS, str(data), str(data / "boxes.csv"))
+
+
+def test_the_official_split_leaves_no_picture(checkpoint, data):
+    classifier = load_checkpoint(checkpoint)
+    scans = load_scans(data_dir=str(data), size=SIDE)
+    splits = split_scans(scans, duplicate_groups(scans.thumbnails), "official", seed=3, **SETTINGS)
+    sizes = {name: len(indices) for name, indices in vars(splits).items()}
+    metrics = classifier.metrics | {"split": "official", "data": classifier.metrics["data"] | {"n": sizes}}
+    with pytest.raises(DataError, match="trained on all of them"):
+        held_out_scans(replace(classifier, metrics=metrics), SETTINGS, str(data), str(data / "boxes.csv"))
+
+
+# The command
+
+
+def test_the_command_writes_numbers_with_n_and_interval(measured):
+    folder, printed, content = measured
+    assert content["checkpoint"]["revision"] == load_checkpoint(folder).info.revision
+    assert content["sets"]["test"] == {"n": 9, "classes": {"glioma": 3, "meningioma": 3, "notumor": 0, "pituitary": 3}}
+    assert set(content["methods"]) == {"grad_cam", "occlusion"}
+    assert set(content["baselines"]) == {"uniform", "centre", "edges", "random_weights"}
+    for found in [*content["methods"].values(), *content["baselines"].values()]:
+        for measure in ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy", "box_accuracy", "srg"):
+            entry = found[measure]
+            assert entry["low"] <= entry["value"] <= entry["high"], measure
+            assert entry["n"] == 6
+        assert found["pointing_game"]["value"] <= found["pointing_game_15"]["value"]
+        assert found["srg"]["value"] == pytest.approx(found["insertion"]["value"] - found["deletion"]["value"])
+    for found in content["methods"].values():
+        assert found["max_sensitivity"]["n"] == found["randomised"]["n"] == found["randomised_half"]["n"] == 3
+        assert found["cost"] > 1
+    assert sum(content["consensus_weights"].values()) == pytest.approx(1)
+    assert "`grad_cam`" in printed
+    assert "*random weights*" in printed
+    assert "n = 6" in printed
+
+
+def test_a_map_that_says_nothing_scores_chance(measured):
+    uniform = measured[2]["baselines"]["uniform"]
+    share = (17 / SIDE) ** 2
+    for measure in ("pointing_game", "energy_in_box", "rank_accuracy"):
+        assert uniform[measure] == pytest.approx({"value": share, "low": share, "high": share, "n": 6})
+    assert uniform["energy_lift"]["value"] == pytest.approx(1)
+
+
+def test_every_number_appears_by_class_size_and_answer(measured):
+    content = measured[2]
+    assert set(content["by_class"]) == {"glioma", "meningioma", "pituitary"}
+    assert set(content["by_size"]) == {"small", "medium", "large"}
+    assert set(content["by_answer"]) == {"right", "wrong"}
+    for kind in ("by_class", "by_answer"):
+        parts = [part["grad_cam"]["pointing_game"] for part in content[kind].values() if part]
+        assert sum(part["n"] for part in parts) == 6
+        mean = sum(part["n"] * part["value"] for part in parts) / 6
+        assert mean == pytest.approx(content["methods"]["grad_cam"]["pointing_game"]["value"])
+
+
+def test_the_comparison_with_stretched_maps_is_paired(measured):
+    alignment = measured[2]["alignment"]
+    assert set(alignment) == {"grad_cam"}, "occlusion has no cells"
+    for measure, found in alignment["grad_cam"].items():
+        assert found.get("aligned") == measured[2]["methods"]["grad_cam"].get(measure)
+        if measure in ("pointing_game", "energy_in_box"):
+            difference = found["aligned"]["value"] - found["stretched"]["value"]
+            assert found["difference"]["value"] == pytest.approx(difference)
+
+
+def test_the_figure_is_a_picture_that_goes_along(measured, data, tmp_path):
+    folder = measured[0]
+    with Image.open(folder / "figures" / "explanations.png") as figure:
+        assert figure.format == "PNG"
+        assert figure.width > 1000
+
+
+def test_the_loader_gives_the_numbers_until_the_weights_change(measured, tmp_path):
+    folder = shutil.copytree(measured[0], tmp_path / "copy")
+    assert load_checkpoint(folder).explanations == measured[2]
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.bias"] = weights["fc.bias"] + 1
+    save_file(weights, folder / "model.safetensors")
+    assert load_checkpoint(folder).explanations == {}
+
+
+def test_a_checkpoint_without_numbers_has_none(checkpoint):
+    assert load_checkpoint(checkpoint).explanations == {}
+
+
+def test_the_same_seed_gives_the_same_numbers(measured, data, tmp_path):
+    folder = shutil.copytree(measured[0], tmp_path / "again")
+    content = measure_explanations(str(folder), str(data), str(data / "boxes.csv"), ["grad_cam"], limit=6)
+    first = measured[2]["methods"]["grad_cam"]
+    assert content["methods"]["grad_cam"] | {"cost": first["cost"]} == first
+    assert content["consensus_weights"] == {"grad_cam": 1}
+
+
+def test_the_predicted_class_can_be_explained_instead(measured, data, tmp_path):
+    folder = shutil.copytree(measured[0], tmp_path / "predicted")
+    arguments = (str(folder), str(data), str(data / "boxes.csv"), ["grad_cam"])
+    content = measure_explanations(*arguments, limit=6, target="predicted")
+    assert content["target"] == "predicted"
+    wrong, other_wrong = (numbers["by_answer"]["wrong"]["grad_cam"] for numbers in (content, measured[2]))
+    assert wrong["energy_in_box"] != other_wrong["energy_in_box"], "another class, another map"
+    for part in content["by_answer"]["right"], measured[2]["by_answer"]["right"]:
+        assert part.get("grad_cam") == content["by_answer"]["right"].get("grad_cam")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--methods", "grad_cam", "tea_leaves"], "There is no method tea_leaves. There are: grad_cam"),
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--checkpoint", "bundled/nothing"], "There is no bundled/nothing"),
+        (["--boxes", "nowhere.csv"], "nowhere.csv"),
+        (["--data-dir", "nowhere"], "There is no folder"),
+    ],
+)
+def test_wrong_settings_say_what_is_wrong(checkpoint, data, change, says, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--data-dir", str(data), "--boxes", str(data / "boxes.csv")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, *change])
+    assert stopped.value.code == 2
+    assert says in capsys.readouterr().err
+    assert not (checkpoint / "explanations.json").exists()
+
+
+# The numbers follow the model
+
+
+class Brightest(nn.Module):
+    """The logit of every tumour class is the mean of all that is brighter than 0.9; "notumor" has 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_features = 1
+        self.bright = nn.Conv2d(3, 1, 1)
+        self.head = nn.Linear(1, 4, bias=False)
+        self.bright.weight.data = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+        self.bright.bias.data = torch.tensor([-0.9])
+        self.head.weight.data = 500 * torch.tensor([[1.0], [1.0], [0.0], [1.0]])
+
+    def forward_features(self, pixel_values):
+        return nn.functional.relu(self.bright(pixel_values))
+
+    def forward(self, pixel_values):
+        return self.head(self.forward_features(pixel_values).mean(dim=(2, 3)))
+
+
+def pictures(label, seeds):
+    pixels = np.stack([np.asarray(make_scan(label, seed)) for seed in seeds])
+    count = len(pixels)
+    labels = np.full(count, LABELS.index(label))
+    return BoxedScans(pixels, np.array([box_of(label)] * count), labels, np.arange(count), [""] * count)
+
+
+def test_a_model_that_looks_at_the_mark_beats_every_baseline():
+    model = Brightest().eval().requires_grad_(False)
+    info = CheckpointInfo("test", "0", "Brightest")
+    classifier = Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), info)
+    sets = {"validation": pictures("meningioma", range(4)), "test": pictures("meningioma", range(4, 12))}
+    targets = {name: scans.labels for name, scans in sets.items()}
+    measuring = Measuring(classifier, sets, targets, limit=8, seed=0)
+    found = measure_all(measuring, ["occlusion"], targets["test"])
+    occlusion = found["methods"]["occlusion"]
+    assert occlusion["pointing_game"]["value"] == 1
+    assert occlusion["energy_lift"]["value"] > 4
+    assert abs(occlusion["peak_down"]["value"]) < 4
+    assert abs(occlusion["peak_right"]["value"]) < 4
+    for name in ("uniform", "centre", "edges"):
+        for measure in ("pointing_game", "energy_in_box", "rank_accuracy", "srg", "insertion"):
+            assert occlusion[measure]["value"] > found["baselines"][name][measure]["value"], (name, measure)
+    assert found["consensus_weights"] == {"occlusion": 1}
+    assert set(found["by_answer"]["wrong"]) == set()
+    assert found["by_answer"]["right"]["occlusion"]["pointing_game"]["n"] == 8
+
+
+def test_blurred_pixels_replace_less_than_black_ones():
+    model = Brightest().eval().requires_grad_(False)
+    model.bright.bias.fill_(-0.4)  # the blurred mark is still brighter
+    info = CheckpointInfo("test", "0", "Brightest")
+    classifier = Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), info)
+    scans = pictures("pituitary", range(3))
+    gains = {}
+    for baseline in ("black", "blurred"):
+        measuring = Measuring(classifier, {"test": scans}, {"test": scans.labels}, 3, 0, baseline)
+        gains[baseline] = faithfulness(measuring, "brightness", lambda pixels, target: pixels.astype(np.float32), 1.0)
+    assert gains["black"]["srg"]["n"] == 3
+    # Black takes all brightness away at the first step; blurred, a part of the mark stays bright for longer.
+    assert gains["black"]["deletion"]["value"] < gains["blurred"]["deletion"]["value"]
+    assert all(found["srg"]["value"] > 0 for found in gains.values())
+
+
+def test_means_of_place_by_hand():
+    measuring = Measuring(None, {"test": pictures("glioma", range(4))}, {}, limit=4, seed=0)
+    rows = {
+        "picture": np.array([0, 1, 3]),
+        "pointing_game": np.array([1.0, 0.0, 0.0]),
+        "pointing_game_15": np.array([1.0, 1.0, 0.0]),
+        "energy_in_box": np.array([0.4, 0.1, 0.1]),
+        "box_share": np.array([0.1, 0.1, 0.2]),
+        "rank_accuracy": np.array([0.5, 0.25, 0.0]),
+        "peak_down": np.array([2.0, -4.0, 50.0]),
+        "peak_right": np.array([1.0, 1.0, -50.0]),
+    }
+    found = summary(measuring, rows)
+    assert {key: (round(entry["value"], 6), entry["n"]) for key, entry in found.items()} == {
+        "pointing_game": (0.333333, 3),
+        "pointing_game_15": (0.666667, 3),
+        "energy_in_box": (0.2, 3),
+        "rank_accuracy": (0.25, 3),
+        "energy_lift": (1.5, 3),  # 0.6 over 0.4
+        "peak_down": (-1, 2),  # only where the peak is near
+        "peak_right": (1, 2),
+    }
+    lost = summary(measuring, rows | {"pointing_game_15": np.zeros(3)})
+    assert not {"peak_down", "peak_right"} & set(lost)
+
+
+def test_weights_for_the_consensus_come_from_what_beats_chance_on_validation():
+    def rows(pointing, energy):
+        return {"pointing_game": np.array(pointing), "energy_in_box": np.array(energy), "box_share": np.full(2, 0.1)}
+
+    assert skill(rows([1, 0], [0.3, 0.1])) == pytest.approx(0.35 - 0.1)
+    assert skill(rows([0, 0], [0.0, 0.1])) == 0
+    assert normalised({"a": 0.3, "b": 0.1, "c": 0.0}) == pytest.approx({"a": 0.75, "b": 0.25, "c": 0})
+    assert normalised({"a": 0.0, "b": 0.0}) == {"a": 0.5, "b": 0.5}
+
+
+def test_more_pictures_for_cheap_methods_and_fewer_to_choose_on():
+    scans = pictures("glioma", range(40))
+    measuring = Measuring(None, {"validation": scans, "test": scans}, {}, limit=36, seed=0)
+    assert [measuring.count("test", share) for share in (1, 0.5, 0.01)] == [36, 18, 10]
+    assert [measuring.count("validation", share) for share in (1, 0.01)] == [10, 10]
+    assert replace(measuring, limit=80).count("validation", 1) == 20
+    assert replace(measuring, limit=400).count("test", 1) == 40
+
+
+def test_stretched_is_what_interpolate_makes_of_the_cells(checkpoint):
+    """Grad-CAM's own cells, read off its map, laid out as everybody else does."""
+    classifier = load_checkpoint(checkpoint)
+    scan = make_scan("glioma", 3)
+    explanation = explain(classifier, scan, "grad_cam")
+    layer = target_layer(classifier)
+    size = explanation.attribution.shape
+    rows, columns = (
+        (offset + stride * np.arange(count)).astype(int)
+        for count, stride, offset in zip(layer.cells, layer.stride, layer.offset, strict=True)
+    )
+    cells = torch.from_numpy(explanation.attribution[np.ix_(rows, columns)])[None, None]
+    expected = torch.nn.functional.interpolate(cells, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+    assert stretched(explanation.attribution, explanation.settings) == pytest.approx(expected, abs=1e-6)
+    assert not np.allclose(expected, explanation.attribution)
+
+
+def test_cells_between_pixels_and_beyond_the_border_are_read_nearby():
+    cells = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    layer = TargetLayer("", (3, 3), (8.0, 8.0), (7.0, 7.0))  # the last cell is centred on the last pixel
+    attribution = resample_to_image(cells, layer, (24, 24))[0, 0].numpy()
+    expected = torch.nn.functional.interpolate(cells, (24, 24), mode="bilinear", align_corners=False)[0, 0].numpy()
+    assert stretched(attribution, vars(layer)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_methods_that_cannot_work_are_named_with_the_reason():
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=4).eval()
+    info = CheckpointInfo("test", "0", "test_vit")
+    classifier = Classifier(model, LABELS, Preprocessing((160, 160), **PLAIN), info)
+    refused, chosen = choose_methods(classifier, ["grad_cam", "occlusion"])
+    assert chosen == ["occlusion"]
+    assert list(refused) == ["grad_cam"]
+    with pytest.raises(ValueError, match="None of the methods"):
+        choose_methods(classifier, ["grad_cam"])
+
+
+def test_means_with_interval_go_by_duplicate_group():
+    values, ones = np.array([0.0, 1.0, 1.0, 1.0]), np.ones(4)
+    apart = ratio_with_interval(values, ones, np.arange(4))
+    assert apart["value"] == 0.75
+    assert apart["n"] == 4
+    # As one group they are always drawn together.
+    together = ratio_with_interval(values, ones, np.zeros(4, dtype=int))
+    assert together == {"value": 0.75, "low": 0.75, "high": 0.75, "n": 4}
+    lift = ratio_with_interval(np.array([0.4, 0.2]), np.array([0.1, 0.2]), np.arange(2), BOOTSTRAP_SAMPLES)
+    assert lift["value"] == pytest.approx(2)
+    assert (lift["low"], lift["high"]) == pytest.approx((1, 4))
+
+
+def test_bundling_takes_the_numbers_along(measured, tmp_path):
+    run = shutil.copytree(BUNDLED / "resnet18", tmp_path / "run")
+    numbers = measured[2] | {"checkpoint": measured[2]["checkpoint"] | {"revision": file_hash(run / WEIGHTS_NAME)}}
+    (run / "README.md").write_text("an older card")
+    save(numbers, run)
+    assert "*centre*" in (run / "README.md").read_text(), "the card is written anew"
+    (run / "figures" / "explanations.png").write_bytes(b"figure")
+    bundle(run, tmp_path / "bundled")
+    assert load_checkpoint(tmp_path / "bundled").explanations == numbers
+    assert (tmp_path / "bundled" / "figures" / "explanations.png").read_bytes() == b"figure"
+    (run / "explanations.json").unlink()
+    bundle(run, tmp_path / "bundled")
+    assert not (tmp_path / "bundled" / "explanations.json").exists()

@@ -1,0 +1,455 @@
+"""Publishing on the Hub: one commit and a tag, nothing lost on the way, and never in place of something better."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import save
+
+from brain_xai import load_checkpoint
+from tests.helpers.at_hub import files_of, publish, use
+from tests.helpers.local_hub.__main__ import serve
+from tests.helpers.scans import LABELS, make_scan, write_scans
+from tests.helpers.served import save_tiny_checkpoint
+from tests.training.test_card import make_metrics
+from training import publish as publishing
+from training.publish import PushError, main, push, push_after_training, push_space
+from training.publishing.space import SpaceError, check_front_matter, space_files
+
+# The Hub's client itself still says `data=` where httpx wants `content=`.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+ROOT = Path(__file__).parents[2]
+REPO = "org/tiny"
+STORED = r"PUT /storage"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run, with files that are nobody's business beside it."""
+    folder = tmp_path / "run"
+    save_tiny_checkpoint(folder, LABELS)
+    write_metrics(folder, 0.8)
+    for seed, name in enumerate(("figures/curves.png", "figures/maps.png", "examples/glioma.png")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        make_scan("glioma", seed).save(folder / name)
+    (folder / "best.safetensors").write_bytes(b"secret")
+    (folder / "notes.txt").write_text("secret")
+    return folder
+
+
+def write_metrics(folder, macro_f1, seed=0):
+    metrics = make_metrics() | {"seed": seed}
+    metrics["validation"]["macro_f1"] = {"value": macro_f1, "low": macro_f1 - 0.1, "high": 1.0}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with serve(tmp_path / "hub") as hub:
+        use(hub.endpoint, tmp_path / "cache", monkeypatch)
+        monkeypatch.setattr(publishing, "PAUSES", (0.01,) * 4)
+        yield hub
+
+
+def commits(branch="main"):
+    return [commit.commit_id for commit in HfApi().list_repo_commits(REPO, revision=branch)]
+
+
+def assert_each_file_was_sent_once(hub):
+    stored = [request.path.split("?")[0] for request in hub.requests if request.method == "PUT"]
+    assert stored
+    assert len(stored) == len(set(stored))
+
+
+# A checkpoint
+
+
+def test_one_commit_and_a_tag(hub, folder):
+    published = push(folder, REPO)
+    assert commits()[0] == published.revision
+    assert len(commits()) == 2  # the Hub's own first one
+    names = set(HfApi().list_repo_files(REPO))
+    assert names == {
+        ".gitattributes", "config.json", "model.safetensors", "metrics.json", "README.md",
+        "figures/curves.png", "figures/maps.png", "examples/glioma.png",
+    }  # fmt: skip
+    weights = load_checkpoint(folder).info.revision
+    assert published.tag.startswith("run-2")
+    assert published.tag.endswith(weights[:8])
+    [tag] = HfApi().list_repo_refs(REPO).tags
+    assert (tag.name, tag.target_commit) == (published.tag, published.revision)
+    pulled = load_checkpoint(f"{REPO}@{published.tag}")
+    assert pulled.info.revision == published.revision
+    scan = folder / "examples" / "glioma.png"
+    assert pulled.predict(scan).probabilities == load_checkpoint(folder).predict(scan).probabilities
+
+
+def test_the_published_card_names_the_published_checkpoint(hub, folder):
+    published = push(folder, REPO)
+    text = ModelCard.load(REPO).text
+    assert f'load_checkpoint("{REPO}@{published.tag}")' in text
+    assert "FOLDER" not in text
+
+
+def test_private_and_on_a_branch(hub, folder):
+    push(folder, REPO, private=True, revision="next")
+    assert HfApi().model_info(REPO).private
+    assert "model.safetensors" not in HfApi().list_repo_files(REPO)
+    assert "model.safetensors" in HfApi().list_repo_files(REPO, revision="next")
+
+
+def test_private_does_not_go_public(hub, folder):
+    publish(hub, REPO, {"README.md": b"# public"})
+    with pytest.raises(PushError, match="public"):
+        push(folder, REPO, private=True)
+    assert "model.safetensors" not in HfApi().list_repo_files(REPO)
+
+
+def test_what_is_no_longer_there_goes_and_what_others_put_there_stays(hub, folder):
+    push(folder, REPO)
+    publish(hub, REPO, {"NOTES.md": b"by a colleague", "figures/old.png": b"old", "explanations.json": b"{}"})
+    (folder / "examples" / "glioma.png").rename(folder / "examples" / "other.png")
+    push(folder, REPO)
+    names = HfApi().list_repo_files(REPO)
+    assert {"NOTES.md", "examples/other.png"} <= set(names)
+    assert not {"examples/glioma.png", "figures/old.png", "explanations.json"} & set(names)
+
+
+def test_the_same_again_is_no_new_commit(hub, folder):
+    first = push(folder, REPO)
+    assert push(folder, REPO).revision == first.revision
+    assert_each_file_was_sent_once(hub)
+
+
+def test_a_better_checkpoint_is_not_overwritten_unless_told_to(hub, folder):
+    push(folder, REPO)
+    write_metrics(folder, 0.79)
+    before = commits()
+    with pytest.raises(PushError, match=r"better: macro-F1 0\.8000 on validation, this one has 0\.7900"):
+        push(folder, REPO)
+    assert commits() == before
+    push(folder, REPO, overwrite=True)
+    write_metrics(folder, 0.81)
+    push(folder, REPO)
+    assert len(commits()) == len(before) + 2
+
+
+def test_what_cannot_be_compared_is_not_overwritten(hub, folder):
+    push(folder, REPO)
+    write_metrics(folder, 0.99, seed=1)
+    with pytest.raises(PushError, match="another split"):
+        push(folder, REPO)
+    for content in (b"{", b"{}", b"[]"):
+        publish(hub, REPO, {"metrics.json": content})
+        with pytest.raises(PushError, match="nobody knows which is better"):
+            push(folder, REPO)
+
+
+# What may go wrong
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        (STORED, "drop"),
+        (STORED, 503),
+        (STORED, "lost"),
+        ("POST /api/repos/create", 503),
+        ("POST .*/preupload", "drop"),
+        ("POST .*/objects/batch", 503),
+        ("POST .*/commit", 503),
+        ("POST .*/commit", "lost"),
+        ("POST .*/tag", 503),
+        ("POST .*/validate-yaml", 503),
+        ("POST .*/commit", 429),
+    ],
+)
+def test_a_fault_that_passes_is_survived(hub, folder, where, what):
+    before = files_of(folder)
+    hub.fault(where, what)
+    published = push(folder, REPO)
+    assert hub.requests
+    assert load_checkpoint(f"{REPO}@{published.tag}").info.revision == published.revision
+    assert len(commits()) == 2
+    assert files_of(folder) == before
+
+
+def test_a_file_that_has_arrived_is_not_sent_again(hub, folder):
+    hub.fault("POST .*/commit", 503, times=2)
+    push(folder, REPO)
+    assert_each_file_was_sent_once(hub)
+
+
+def test_after_a_failure_the_next_push_goes_on_where_it_was(hub, folder):
+    hub.fault("POST .*/commit", 503, times=100)
+    with pytest.raises(PushError, match=r"cannot be reached, or not now \(status 503\)"):
+        push(folder, REPO)
+    assert len(commits()) == 1
+    hub.clear_faults()
+    push(folder, REPO)
+    assert len(commits()) == 2
+    assert_each_file_was_sent_once(hub)
+
+
+def test_a_race_is_run_again_on_the_new_head(hub, folder):
+    hub.fault("POST .*/commit/", 412)
+    push(folder, REPO)
+    assert len(commits()) == 2
+
+
+def test_a_better_checkpoint_that_comes_between_is_not_overwritten(hub, folder, monkeypatch):
+    """Somebody publishes a better one after our look at the head: the commit is refused, and the next look sees it."""
+    better = json.loads((folder / "metrics.json").read_text())
+    better["validation"]["macro_f1"]["value"] = 0.95
+    publish(hub, REPO, {})
+    look = publishing._refuse_worse
+
+    def look_and_be_overtaken(ours, published):
+        look(ours, published)
+        publish(hub, REPO, {"metrics.json": json.dumps(better).encode()})
+
+    monkeypatch.setattr(publishing, "_refuse_worse", look_and_be_overtaken)
+    with pytest.raises(PushError, match=r"better: macro-F1 0\.9500"):
+        push(folder, REPO)
+    assert "model.safetensors" not in HfApi().list_repo_files(REPO)
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(401, "does not know this token"), (403, "may not write to org/tiny"), (409, "The Hub refused")],
+)
+def test_a_refusal_of_the_hub_is_one_sentence(hub, folder, status, sentence):
+    hub.fault("POST .*/commit/", status, times=9)
+    with pytest.raises(PushError, match=sentence):
+        push(folder, REPO)
+
+
+def test_a_token_that_may_only_read(hub, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", hub.read_token)
+    with pytest.raises(PushError, match="may not write"):
+        push(folder, REPO)
+
+
+def test_a_name_that_is_none(hub, folder):
+    with pytest.raises(PushError, match="it must be org/name"):
+        push(folder, "not a name/at/all")
+
+
+def test_only_what_was_measured_is_published(hub, folder):
+    (folder / "metrics.json").unlink()
+    with pytest.raises(PushError, match=r"has no metrics\.json"):
+        push(folder, REPO)
+    (folder / "metrics.json").write_text('{"split": "purged"}')
+    with pytest.raises(PushError, match="No card can be written"):
+        push(folder, REPO)
+    with pytest.raises(PushError, match="so it is not a checkpoint"):
+        push(folder / "figures", REPO)
+    assert hub.requests == []
+
+
+def test_without_a_token_it_says_how_to_get_one(hub, folder, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    assert main(["push", str(folder), REPO, "--private"]) == 1
+    printed = capsys.readouterr().err
+    assert "https://huggingface.co/settings/tokens" in printed
+    assert f"The checkpoint is safe in {folder}." in printed
+    assert printed.splitlines()[-1].strip() == f"python -m training.publish push {folder} {REPO} --private"
+
+
+def test_training_goes_on_whatever_happens(hub, folder, capsys):
+    before = files_of(folder)
+    hub.fault(".", 503, times=1000)
+    push_after_training(folder, REPO, private=True, revision="next")
+    printed = capsys.readouterr().err
+    assert "Not published: The Hub cannot be reached" in printed
+    command = f"python -m training.publish push {folder} {REPO} --private --revision next"
+    assert printed.splitlines()[-1].strip() == command
+    assert files_of(folder) == before
+    (folder / "metrics.json").write_text("{}")  # not even our own mistake stops it
+    push_after_training(folder, REPO, private=False, revision=None)
+    assert "Not published" in capsys.readouterr().err
+
+
+def test_a_success_says_where_it_is(hub, folder, capsys):
+    assert main(["push", str(folder), REPO]) == 0
+    printed = capsys.readouterr().out
+    assert f"Published: {hub.endpoint}/{REPO}/commit/{commits()[0]}" in printed
+    assert f"BRAIN_XAI_CHECKPOINTS={REPO}@run-" in printed
+
+
+# The Space
+
+
+def test_the_space_is_what_the_app_needs_and_no_more(hub):
+    published = push_space("org/space", ROOT)
+    names = set(HfApi().list_repo_files("org/space", repo_type="space"))
+    assert {"app.py", "README.md", "requirements.txt", "LICENSE", "brain_xai/ui/style.css"} <= names
+    assert not {name for name in names if name.startswith(("tests/", "training/", "data/", "runs/"))}
+    assert not {name for name in names if name.endswith((".pyc", "examples/glioma.png"))}
+    info = HfApi().space_info("org/space")
+    assert (info.sdk, info.sha) == ("gradio", published.revision)
+
+
+def test_an_updated_space_loses_what_is_gone(hub, tmp_path):
+    for name, file in space_files(ROOT).items():
+        if "bundled" not in name:
+            (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "site" / name).write_bytes(file.read_bytes())
+    (tmp_path / "site" / "brain_xai" / "old.py").write_text("")
+    push_space("org/space", tmp_path / "site")
+    assert "brain_xai/old.py" in HfApi().list_repo_files("org/space", repo_type="space")
+    (tmp_path / "site" / "brain_xai" / "old.py").unlink()
+    push_space("org/space", tmp_path / "site")
+    assert "brain_xai/old.py" not in HfApi().list_repo_files("org/space", repo_type="space")
+
+
+FRONT_MATTER = """---
+title: Brain
+sdk: gradio
+sdk_version: 6.31.0
+python_version: "3.12"
+app_file: app.py
+license: mit
+colorFrom: gray
+emoji: 🧠
+suggested_hardware: cpu-basic
+tags:
+  - mri
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("colorFrom: gray", "colorFrom: grey", "colorFrom must be one of: red"),
+        ("suggested_hardware: cpu-basic", "suggested_hardware: mainframe", "suggested_hardware must be one of"),
+        ("license: mit", "licence: mit", "license is missing; licence is no documented key"),
+        ("app_file: app.py", "app_file: none.py", "there is no none.py"),
+        ("sdk: gradio", "sdk: docker", "sdk must be one of: gradio"),
+        ('"3.12"', "3.12", "python_version must be of type str, with quotes"),
+        ("6.31.0", '"6"', "sdk_version is 6"),
+        ("🧠", "brain", "emoji must be an emoji"),
+        ("title: Brain", f"title: Brain\nshort_description: {'long ' * 13}", "more than 60 characters"),
+        ("---\ntitle", "# Brain\n---\ntitle", "does not begin with a front matter"),
+        ("title: Brain", "title: [", "is no YAML"),
+    ],
+)
+def test_a_front_matter_that_does_not_fit_is_refused(old, new, fault):
+    check_front_matter(FRONT_MATTER, ROOT)
+    assert old in FRONT_MATTER
+    with pytest.raises(SpaceError, match=fault):
+        check_front_matter(FRONT_MATTER.replace(old, new), ROOT)
+
+
+def test_the_front_matter_of_this_repository_fits():
+    check_front_matter((ROOT / "README.md").read_text(encoding="utf-8"), ROOT)
+
+
+# From the Hub's weights to the Hub
+
+
+def train(hub, tmp_path, *more, token="hf_write"):
+    """Run the training command for one epoch from timm's weights on the local Hub."""
+    data = write_scans(tmp_path / "data", train=12, test=4)
+    arguments = shlex.split(
+        f"training/train.py --data-dir {data} --output-dir {tmp_path / 'out'} --model test_resnet --pretrained "
+        "--sizes 32:1 --batch-size 8 --ema-decay 0 --drop-rate 0 --validation-fraction 0.3 --seed 1"
+    )
+    environment = os.environ | hub.environment | {
+        "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": token,
+        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    return subprocess.run(
+        [*launch, *arguments, *more],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+
+
+def test_fine_tuning_starts_from_the_weights_on_the_hub_and_ends_there(hub, tmp_path):
+    torch.manual_seed(5)
+    start = timm.create_model("test_resnet", num_classes=1000)
+    hub_id = start.pretrained_cfg["hf_hub_id"]
+    assert hub_id == "timm/test_resnet.r160_in1k"
+    weights = save({name: value.contiguous() for name, value in start.state_dict().items()})
+    publish(hub, hub_id, {"model.safetensors": weights, "config.json": b"{}"})
+    # At a learning rate of zero only the means and variances of the norms move.
+    done = train(hub, tmp_path, "--learning-rate", "0", "--push-to-hub", "org/tuned", "--private")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Start: timm's pretrained weights of test_resnet" in done.stdout
+    assert f"Published: {hub.endpoint}/org/tuned/commit/" in done.stdout
+    tuned = load_checkpoint("org/tuned")
+    before, after = start.state_dict(), tuned.model.state_dict()
+    same = [name for name in before if name.endswith("weight") and not name.startswith("fc.")]
+    assert len(same) > 10
+    for name in same:
+        torch.testing.assert_close(after[name], before[name], atol=1e-3, rtol=1e-3)  # stored in half precision
+    assert after["fc.weight"].shape[0] == len(LABELS)
+    card = ModelCard.load("org/tuned")
+    assert (card.data.base_model, card.data.base_model_relation) == (hub_id, "finetune")
+    names = HfApi().list_repo_files("org/tuned")
+    assert {"figures/maps.png", "figures/curves.png", "examples/glioma.png", "metrics.json"} <= set(names)
+    assert "push_to_hub" not in json.loads(files_of(tmp_path / "out")["config.json"])["brain_xai"]["training"]
+
+
+def test_training_succeeds_where_the_push_does_not(hub, tmp_path):
+    done = train(hub, tmp_path, "--no-pretrained", "--push-to-hub", "org/tuned", token="")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Nothing will be published at the end. There is no token" in done.stdout.splitlines()[0]  # in time
+    assert "Not published: There is no token" in done.stderr
+    assert f"python -m training.publish push {tmp_path / 'out'} org/tuned" in done.stderr
+    assert load_checkpoint(tmp_path / "out").metrics["split"] == "purged"
+
+
+# The four loaders
+
+
+def test_four_loaders_in_a_process_of_their_own_give_equal_logits(hub, folder, tmp_path):
+    published = push(folder, REPO)
+    make_scan("pituitary", 3, side=100).convert("RGB").save(tmp_path / "scan.png")
+    code = f"""
+import json, timm, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+from brain_xai import load_checkpoint
+
+revision, image = "{published.tag}", Image.open("{tmp_path / "scan.png"}")
+classifier = load_checkpoint(f"{REPO}@{{revision}}")
+ours = classifier.logits(classifier.prepare("{tmp_path / "scan.png"}").pixel_values)[0]
+model = timm.create_model(f"hf-hub:{REPO}@{{revision}}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+processor = AutoImageProcessor.from_pretrained("{REPO}", revision=revision)
+auto = AutoModelForImageClassification.from_pretrained("{REPO}", revision=revision).eval()
+pipe = pipeline("image-classification", model="{REPO}", revision=revision, top_k=None)
+with torch.inference_mode():
+    of_timm = model(transform(image)[None])[0]
+    of_auto = auto(processor(image, return_tensors="pt")["pixel_values"]).logits[0]
+of_pipe = {{answer["label"]: answer["score"] for answer in pipe(image)}}
+print(json.dumps([ours.tolist(), of_timm.tolist(), of_auto.tolist(),
+                  [of_pipe[label] for label in classifier.label_names], ours.softmax(0).tolist()]))
+"""
+    environment = os.environ | hub.environment | {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ours, of_timm, of_auto, of_pipe, probabilities = json.loads(done.stdout.splitlines()[-1])
+    assert max(ours) - min(ours) > 0.01
+    assert of_timm == pytest.approx(ours, abs=1e-5)
+    assert of_auto == pytest.approx(ours, abs=1e-5)
+    assert of_pipe == pytest.approx(probabilities, abs=1e-5)

@@ -1,0 +1,74 @@
+"""Train, validation and test splits without leaks, and what tells one split from another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.data.duplicate_groups import conflicting_groups
+from training.data.sources import DataError, Scans
+
+SPLITS = ("purged", "official", "grouped")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Indices into `Scans` (int64, ascending); no duplicate group is in two of them unless the split is official."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_scans(
+    scans: Scans,
+    groups: np.ndarray,
+    split: str = "purged",
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.15,
+) -> Splits:
+    """Divide the scans; `groups` int64 [n] are the duplicate groups. The same seed gives the same split anywhere.
+
+    purged: the official test set stays whole, training images that share a group with it are removed.
+    official: as published, for comparison only. grouped: everything is drawn anew by group.
+    Validation is always drawn by group, class by class. Pictures that carry two labels are used for neither training
+    nor validation, because one of the labels is wrong. Raises `DataError`.
+    """
+    random = np.random.default_rng(seed)
+    is_test = scans.official_split == "test"
+    if split == "grouped":
+        test = _draw_groups(random, np.arange(len(groups)), groups, scans.labels, test_fraction)
+        rest = np.setdiff1d(np.arange(len(groups)), test)
+    elif is_test.any():
+        test, rest = np.flatnonzero(is_test), np.flatnonzero(~is_test)
+        if split == "purged":
+            rest = rest[~np.isin(groups[rest], groups[test])]
+    else:
+        raise DataError(f"This data has no Testing folder, so there is no {split} split. Use --split grouped.")
+    rest = rest[~np.isin(groups[rest], conflicting_groups(groups, scans.labels))]
+    validation = _draw_groups(random, rest, groups, scans.labels, validation_fraction)
+    train = np.setdiff1d(rest, validation)
+    for name, indices in (("training", train), ("validation", validation), ("test", test)):
+        missing = set(range(len(scans.label_names))) - set(scans.labels[indices].tolist())
+        if missing:
+            names = ", ".join(scans.label_names[i] for i in sorted(missing))
+            raise DataError(f"The {name} split has no picture of: {names}. Add pictures or change the fractions.")
+    return Splits(train, validation, test)
+
+
+def split_of(metrics: dict) -> tuple:
+    """Return what tells one split from another: its kind, seed, data and sizes, from the content of metrics.json."""
+    return metrics["split"], metrics["seed"], metrics["data"]["fingerprint"], metrics["data"]["n"]
+
+
+def _draw_groups(
+    random: np.random.Generator, indices: np.ndarray, groups: np.ndarray, labels: np.ndarray, fraction: float
+) -> np.ndarray:
+    """Return all of `indices` that belong to a random `fraction` of each class's groups (at least one group)."""
+    ids, first = np.unique(groups[indices], return_index=True)
+    label_of_group = labels[indices][first]
+    drawn = []
+    for label in np.unique(label_of_group):
+        candidates = random.permutation(ids[label_of_group == label])
+        drawn.append(candidates[: max(1, round(fraction * len(candidates)))])
+    return indices[np.isin(groups[indices], np.concatenate(drawn))]
