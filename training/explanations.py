@@ -39,7 +39,7 @@ def measure_explanations(
     data_dir: str,
     boxes: str,
     methods: Iterable[str] | None = None,
-    limit: int = 300,
+    limit: int | None = None,
     seed: int = 0,
     target: str = "true",
     baseline: str = "black",
@@ -47,10 +47,10 @@ def measure_explanations(
 ) -> dict:
     """Measure the methods, write `explanations.json`, figure and card, and return the content of the file.
 
-    `checkpoint` is "bundled/<name>" or a folder. `limit` is the number of test pictures for methods that cost a few
-    forward passes; the dearer ones get fewer. `target` is "true" (the label of the box, as is usual for localisation)
-    or "predicted"; `baseline` is what replaces pixels for SRG, "black" or "blurred". Raises `DataError`,
-    `CheckpointError` and, for a method that does not exist, `ValueError`.
+    `checkpoint` is "bundled/<name>" or a folder. `limit` is the most test images any method is measured on; None: every
+    image for cheap methods, fewer for expensive ones, by their declared cost. `target` is "true" (the label of the box,
+    as is usual for localization) or "predicted"; `baseline` is what replaces pixels for SRG, "black" or "blurred".
+    Raises `DataError`, `CheckpointError` and, for a method that does not exist, `ValueError`.
     """
     started = time.perf_counter()
     folder = BUNDLED / Path(checkpoint).name if checkpoint.startswith("bundled/") else Path(checkpoint)
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", required=True, help="the data that the checkpoint was trained on")
     parser.add_argument("--boxes", required=True, help="CSV of file, x_min, y_min, x_max, y_max in fractions")
     parser.add_argument("--methods", nargs="+", help="keys of METHODS; all by default")
-    parser.add_argument("--limit", type=int, default=300, help="test pictures for cheap methods; others get fewer")
+    parser.add_argument("--limit", type=int, help="most images for each method; default: all, expensive ones 100")
     parser.add_argument("--target", choices=("true", "predicted"), default="true", help="the class that is explained")
     parser.add_argument("--baseline", choices=("black", "blurred"), default="black", help="replaces pixels for SRG")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,11 +1,13 @@
 """Measuring maps: only pictures never trained on, marks whose place is known, and numbers that follow the weights."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from brain_xai import explain, load_checkpoint
+from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
@@ -175,6 +177,8 @@ def test_the_order_of_the_pictures_depends_on_the_seed_alone(checkpoint, data):
     ("changed", "says"),
     [
         ({"split": "official"}, "the split came out as"),
+        ({"split": "purgd"}, "purgd"),
+        ({"split": None}, "does not record its split"),
         ({"seed": None}, "does not record its split"),
         ({"data": {"fingerprint": "other", "n": {}}}, "not the pictures"),
         ({"data": None}, "does not record its split"),
@@ -213,9 +217,9 @@ def test_the_command_writes_numbers_with_n_and_interval(measured):
             assert entry["n"] == 6
         assert found["pointing_game"]["value"] <= found["pointing_game_15"]["value"]
         assert found["srg"]["value"] == pytest.approx(found["insertion"]["value"] - found["deletion"]["value"])
-    for found in content["methods"].values():
-        assert found["max_sensitivity"]["n"] == found["randomised"]["n"] == found["randomised_half"]["n"] == 3
-        assert found["cost"] > 1
+    for method, found in content["methods"].items():
+        assert found["forward_passes"] == METHODS[method].forward_passes
+        assert found["max_sensitivity"]["n"] == found["randomised"]["n"] == found["randomised_half"]["n"] == 6
     assert sum(content["consensus_weights"].values()) == pytest.approx(1)
     assert "`grad_cam`" in printed
     assert "*random weights*" in printed
@@ -276,7 +280,7 @@ def test_the_same_seed_gives_the_same_numbers(measured, data, tmp_path):
     folder = shutil.copytree(measured[0], tmp_path / "again")
     content = measure_explanations(str(folder), str(data), str(data / "boxes.csv"), ["grad_cam"], limit=6)
     first = measured[2]["methods"]["grad_cam"]
-    assert content["methods"]["grad_cam"] | {"cost": first["cost"]} == first
+    assert content["methods"]["grad_cam"] == first
     assert content["consensus_weights"] == {"grad_cam": 1}
 
 
@@ -332,6 +336,12 @@ class Brightest(nn.Module):
         return self.head(self.forward_features(pixel_values).mean(dim=(2, 3)))
 
 
+def brightest_classifier(threshold=0.9):
+    model = Brightest().eval().requires_grad_(False)
+    model.bright.bias.fill_(-threshold)
+    return Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), CheckpointInfo("test", "0", "Brightest"))
+
+
 def pictures(label, seeds):
     pixels = np.stack([np.asarray(make_scan(label, seed)) for seed in seeds])
     count = len(pixels)
@@ -340,9 +350,7 @@ def pictures(label, seeds):
 
 
 def test_a_model_that_looks_at_the_mark_beats_every_baseline():
-    model = Brightest().eval().requires_grad_(False)
-    info = CheckpointInfo("test", "0", "Brightest")
-    classifier = Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), info)
+    classifier = brightest_classifier()
     sets = {"validation": pictures("meningioma", range(4)), "test": pictures("meningioma", range(4, 12))}
     targets = {name: scans.labels for name, scans in sets.items()}
     measuring = Measuring(classifier, sets, targets, limit=8, seed=0)
@@ -361,15 +369,12 @@ def test_a_model_that_looks_at_the_mark_beats_every_baseline():
 
 
 def test_blurred_pixels_replace_less_than_black_ones():
-    model = Brightest().eval().requires_grad_(False)
-    model.bright.bias.fill_(-0.4)  # the blurred mark is still brighter
-    info = CheckpointInfo("test", "0", "Brightest")
-    classifier = Classifier(model, LABELS, Preprocessing((SIDE, SIDE), **PLAIN), info)
+    classifier = brightest_classifier(0.4)  # the blurred mark is still brighter
     scans = pictures("pituitary", range(3))
     gains = {}
     for baseline in ("black", "blurred"):
         measuring = Measuring(classifier, {"test": scans}, {"test": scans.labels}, 3, 0, baseline)
-        gains[baseline] = faithfulness(measuring, "brightness", lambda pixels, target: pixels.astype(np.float32), 1.0)
+        gains[baseline] = faithfulness(measuring, "brightness", lambda pixels, target: pixels.astype(np.float32), 0)
     assert gains["black"]["srg"]["n"] == 3
     # Black takes all brightness away at the first step; blurred, a part of the mark stays bright for longer.
     assert gains["black"]["deletion"]["value"] < gains["blurred"]["deletion"]["value"]
@@ -412,13 +417,25 @@ def test_weights_for_the_consensus_come_from_what_beats_chance_on_validation():
     assert normalised({"a": 0.0, "b": 0.0}) == {"a": 0.5, "b": 0.5}
 
 
-def test_more_pictures_for_cheap_methods_and_fewer_to_choose_on():
-    scans = pictures("glioma", range(40))
-    measuring = Measuring(None, {"validation": scans, "test": scans}, {}, limit=36, seed=0)
-    assert [measuring.count("test", share) for share in (1, 0.5, 0.01)] == [36, 18, 10]
-    assert [measuring.count("validation", share) for share in (1, 0.01)] == [10, 10]
-    assert replace(measuring, limit=80).count("validation", 1) == 20
-    assert replace(measuring, limit=400).count("test", 1) == 40
+def test_the_number_of_images_follows_the_declared_cost():
+    scans = pictures("glioma", range(120))
+    benchmark = Measuring(None, {"validation": scans, "test": scans}, {})
+    cheap = {key for key, method in METHODS.items() if benchmark.count("test", method.forward_passes) == 120}
+    assert cheap == set(METHODS) - {"smooth_grad", "integrated_gradients", "occlusion", "consensus"}
+    assert benchmark.count("test", METHODS["occlusion"].forward_passes) == 100
+    assert [benchmark.count("validation", passes) for passes in (1, 200)] == [120, 25]
+    assert [replace(benchmark, limit=110).count("test", passes) for passes in (1, 200)] == [110, 100]
+    assert [replace(benchmark, limit=9).count(name, 200) for name in benchmark.sets] == [9, 9]
+
+
+def test_the_clock_does_not_choose_the_number_of_images(monkeypatch):
+    """Every interval that is measured lasts longer than the one before, so any measured cost is far off."""
+    clock = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock) ** 3))
+    sets = {"validation": pictures("glioma", range(3)), "test": pictures("glioma", range(3, 17))}
+    benchmark = Measuring(brightest_classifier(), sets, {name: scans.labels for name, scans in sets.items()})
+    found = measure_all(benchmark, ["saliency", "occlusion"], sets["test"].labels)["methods"]
+    assert {method: entry["pointing_game"]["n"] for method, entry in found.items()} == {"saliency": 14, "occlusion": 14}
 
 
 def test_stretched_is_what_interpolate_makes_of_the_cells(checkpoint):

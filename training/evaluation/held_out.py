@@ -8,7 +8,7 @@ from brain_xai.classifier import Classifier
 from training.data.boxes import load_boxes
 from training.data.duplicate_groups import conflicting_groups, duplicate_groups
 from training.data.sources import DataError, Scans, load_scans
-from training.data.splits import Splits, split_scans
+from training.data.splits import SPLITS, Splits, split_scans
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ def recorded_split(classifier: Classifier, training: dict, scans: Scans, groups:
         ) from error
     if scans.fingerprint != data["fingerprint"] or scans.label_names != classifier.label_names:
         raise DataError("These are not the pictures that the checkpoint's run was given: its split cannot be repeated.")
+    if kind not in SPLITS:
+        raise DataError(f"The checkpoint names the split {kind!r}, which is none of {', '.join(SPLITS)}.")
     splits = split_scans(scans, groups, kind, seed, **fractions)
     sizes = {name: len(indices) for name, indices in vars(splits).items()}
     if sizes != data["n"]:

@@ -1,9 +1,7 @@
 """What there is to measure of each method: is the map in its place, is it faithful, is it stable, is it learnt?"""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from tqdm.auto import tqdm
 from brain_xai import quality
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import explain
+from brain_xai.methods import METHODS
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import TargetLayer
 from training.evaluation.held_out import BoxedScans
@@ -22,11 +21,12 @@ CONSENSUS = "consensus"  # it is weighted by what was measured of the others
 TOLERANCE = 15  # pixels of the view
 THRESHOLDS = np.arange(5, 100, 5) / 100
 BOOTSTRAP_SAMPLES = 1000
-# A method whose map costs up to so many forward passes is measured on this share of the pictures.
-SHARES = ((12, 1.0), (80, 1 / 5), (inf, 1 / 15))
-LEAST = 10
-# Of the pictures: for the curves of faithfulness, and for sensitivity and sanity, which take several maps each.
-FAITHFULNESS_SHARE, STABILITY_SHARE = 1 / 12, 1 / 30
+# Methods that cost at most this many forward passes are measured on every image, the others on EXPENSIVE_IMAGES.
+CHEAP_PASSES = 12
+EXPENSIVE_IMAGES = 100
+# Every image takes 20 forward passes for the faithfulness curves, and six maps for stability and sanity.
+FAITHFULNESS_IMAGES = 100
+STABILITY_IMAGES = 30
 NOISY_DRAWS = 3
 MEASURES_OF_PLACE = ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy")
 MEASURES_OF_PEAK = ("peak_down", "peak_right")
@@ -43,14 +43,18 @@ class Measuring:
     classifier: Classifier
     sets: dict[str, BoxedScans]
     targets: dict[str, np.ndarray]
-    limit: int
-    seed: int
+    limit: int | None = None
+    seed: int = 0
     baseline: str = "black"
 
-    def count(self, name: str, share: float) -> int:
-        """Return how many pictures of a set are measured: a quarter as many of validation, which only chooses."""
-        share = share / 4 if name == "validation" else share
-        return min(len(self.sets[name]), self.limit, max(LEAST, round(share * self.limit)))
+    def count(self, name: str, forward_passes: int) -> int:
+        """Return on how many images of a set a map is measured; it depends on the declared cost, never on the clock.
+
+        Validation only chooses thresholds and weights, so a quarter as many are enough for expensive methods.
+        """
+        expensive = EXPENSIVE_IMAGES // 4 if name == "validation" else EXPENSIVE_IMAGES
+        wanted = len(self.sets[name]) if forward_passes <= CHEAP_PASSES else expensive
+        return min(len(self.sets[name]), wanted, wanted if self.limit is None else self.limit)
 
     def mean(self, values: np.ndarray, pictures: np.ndarray, weights: np.ndarray | None = None) -> dict:
         """Return the (weighted) mean over test pictures, given by their indices, with its interval and n."""
@@ -81,7 +85,7 @@ class Measuring:
 
 def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarray) -> dict:
     """Measure methods and baselines; `answers` are the predicted classes of the test pictures."""
-    weights, rows, shares = {}, {}, {}
+    weights, rows = {}, {}
     forgetful = measuring.randomised()
     found = {"methods": {}, "baselines": {}, "alignment": {}}
     for method in methods:
@@ -89,58 +93,41 @@ def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarra
             informed = {"consensus_weights": normalised(weights)}
             measuring = replace(measuring, classifier=replace(measuring.classifier, explanations=informed))
             forgetful = measuring.randomised()
-        cost, settings = cost_of(measuring, method)
-        shares[method] = next(share for passes, share in SHARES if cost <= passes)
+        cost = METHODS[method].forward_passes
+        settings = explain(measuring.classifier, Image.fromarray(measuring.sets["test"].pixels[0]), method).settings
         attribute = measuring.attribute(method)
-        results, validation, rows[method] = measure(measuring, method, attribute, shares[method], settings)
-        results |= stability(measuring, forgetful, method, attribute, shares[method])
-        found["methods"][method] = results | {"cost": round(cost, 1)}
+        results, validation, rows[method] = measure(measuring, method, attribute, cost, settings)
+        results |= stability(measuring, forgetful, method, attribute)
+        found["methods"][method] = results | {"forward_passes": cost}
         if method != CONSENSUS:
             weights[method] = skill(validation)
         if "stretched" in rows[method]:
             found["alignment"][method] = alignment(measuring, rows[method])
     for name, draw in quality.BASELINES.items():
-        results, _, rows[name] = measure(measuring, name, lambda pixels, target, draw=draw: draw(pixels), 1.0)
+        results, _, rows[name] = measure(measuring, name, lambda pixels, target, draw=draw: draw(pixels), 0)
         found["baselines"][name] = results
     knows_nothing = forgetful["randomised"].attribute(methods[0])
-    results, _, rows["random_weights"] = measure(measuring, "random_weights", knows_nothing, shares[methods[0]])
+    cost = METHODS[methods[0]].forward_passes
+    results, _, rows["random_weights"] = measure(measuring, "random_weights", knows_nothing, cost)
     found["baselines"]["random_weights"] = results | {"method": methods[0]}
     return found | slices(measuring, rows, answers) | {"consensus_weights": normalised(weights)}
 
 
-def cost_of(measuring: Measuring, method: str) -> tuple[float, dict]:
-    """Return what a map costs in forward passes of one picture, and the settings it was made with."""
-    classifier, image = measuring.classifier, Image.fromarray(measuring.sets["test"].pixels[0])
-    pixel_values = classifier.prepare(image).pixel_values
-    settings = explain(classifier, image, method).settings  # the first map also measures the layer
-    map_seconds = fastest(lambda: explain(classifier, image, method), 2)
-    return map_seconds / fastest(lambda: classifier.logits(pixel_values), 10), settings
-
-
-def fastest(work: Callable[[], object], times: int) -> float:
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
 def measure(
-    measuring: Measuring, name: str, attribute: Attribute, share: float, settings: dict | None = None
+    measuring: Measuring, name: str, attribute: Attribute, cost: int, settings: dict | None = None
 ) -> tuple[dict, Rows, Rows]:
     """Return one method's (or baseline's) results, and the localisation of each validation and test picture."""
-    rows = {part: localise(measuring, part, name, attribute, share, settings or {}) for part in ("validation", "test")}
+    rows = {part: localise(measuring, part, name, attribute, cost, settings or {}) for part in ("validation", "test")}
     accuracies = box_accuracies(rows["validation"]).mean(axis=0)
     best = int(accuracies.argmax())
     accuracy = measuring.mean(box_accuracies(rows["test"])[:, best], rows["test"]["picture"])
     results = summary(measuring, rows["test"]) | {"box_accuracy": accuracy, "box_threshold": float(THRESHOLDS[best])}
-    return results | faithfulness(measuring, name, attribute, share), rows["validation"], rows["test"]
+    return results | faithfulness(measuring, name, attribute, cost), rows["validation"], rows["test"]
 
 
-def localise(measuring: Measuring, part: str, name: str, attribute: Attribute, share: float, settings: dict) -> Rows:
+def localise(measuring: Measuring, part: str, name: str, attribute: Attribute, cost: int, settings: dict) -> Rows:
     """Measure the maps of the first pictures of a set; where they are made of cells, also as others draw them."""
-    scans, targets, count = measuring.sets[part], measuring.targets[part], measuring.count(part, share)
+    scans, targets, count = measuring.sets[part], measuring.targets[part], measuring.count(part, cost)
     rows = []
     for i in tqdm(range(count), desc=f"{name}: {part}", leave=False):
         attribution = attribute(scans.pixels[i], targets[i])
@@ -205,12 +192,12 @@ def summary(measuring: Measuring, rows: Rows) -> dict[str, dict]:
     return found
 
 
-def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: float) -> dict[str, dict]:
+def faithfulness(measuring: Measuring, name: str, attribute: Attribute, cost: int) -> dict[str, dict]:
     """Replace pixels in the order of the map, and see how the calibrated probability of the class falls."""
     classifier, scans, targets = measuring.classifier, measuring.sets["test"], measuring.targets["test"]
     height, width = classifier.preprocessing.size
     black = classifier.prepare(Image.new("L", (width, height))).pixel_values
-    count = min(measuring.count("test", share), max(LEAST, round(FAITHFULNESS_SHARE * measuring.limit)))
+    count = min(measuring.count("test", cost), FAITHFULNESS_IMAGES)
     rows = []
     for i in tqdm(range(count), desc=f"{name}: faithfulness", leave=False):
 
@@ -225,11 +212,11 @@ def faithfulness(measuring: Measuring, name: str, attribute: Attribute, share: f
 
 
 def stability(
-    measuring: Measuring, forgetful: dict[str, Measuring], method: str, attribute: Attribute, share: float
+    measuring: Measuring, forgetful: dict[str, Measuring], method: str, attribute: Attribute
 ) -> dict[str, dict]:
     """Return how far a method's maps move with a little noise, and how much stays when the model forgets its layers."""
     scans, targets = measuring.sets["test"], measuring.targets["test"]
-    count = min(len(scans), measuring.limit, max(3, round(share * STABILITY_SHARE * measuring.limit)))
+    count = min(measuring.count("test", METHODS[method].forward_passes), STABILITY_IMAGES)
     others = {name: other.attribute(method) for name, other in forgetful.items()}
     rows = []
     for i in tqdm(range(count), desc=f"{method}: stability", leave=False):
