@@ -30,7 +30,8 @@ class Explanation:
 
     `method` is a key of METHODS, `label` the explained class and `target` its index. `attribution` is float32 [H, W],
     as large as `view` (RGB, what the model sees): > 0 speaks for the label, < 0 against, in the method's unit. `scale`
-    is the evidence drawn in full colour, the same for every picture of a checkpoint. `settings` are ready for JSON.
+    is the evidence drawn in full color, the same for every image of a checkpoint; `unit` belongs to both. A map that is
+    not `signed` is >= 0 everywhere. `settings` are ready for JSON.
     """
 
     method: str
@@ -38,6 +39,8 @@ class Explanation:
     target: int
     attribution: np.ndarray
     scale: float
+    unit: str
+    signed: bool
     view: Image.Image
     prediction: Prediction
     settings: dict
@@ -149,6 +152,8 @@ def _explanation(
         target=target,
         attribution=attribution,
         scale=color_scale(classifier, method.key),
+        unit=method.unit,
+        signed=method.signed,
         view=prepared.view,
         prediction=classifier.prediction(logits),
         settings=settings,

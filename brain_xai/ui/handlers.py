@@ -14,7 +14,7 @@ from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.classifier import Classifier, PredictionWarning
 from brain_xai.explanation import Explanation, MethodNotApplicable, color_scale, explain, strongest_channels
 from brain_xai.methods import METHODS
-from brain_xai.overlay import overlay
+from brain_xai.overlay import AttributionMap, draw_overlay
 from brain_xai.ui import hub_follower, texts
 from brain_xai.ui.comparison import compare
 from brain_xai.ui.inputs import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
@@ -241,7 +241,10 @@ def _channels(classifier: Classifier, scan: Image.Image) -> dict:
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
     scale = color_scale(classifier, method.key)
     pictures = [
-        (overlay(channels.view, activation, scale, unit=method.unit, signed=False), texts.channel_caption(number))
+        (
+            draw_overlay(AttributionMap(channels.view, activation, scale, method.unit, signed=False)),
+            texts.channel_caption(number),
+        )
         for activation, number in zip(channels.maps, channels.channels, strict=True)
     ]
     return gr.update(value=pictures, label=texts.CHANNELS_LABEL, visible=True)
@@ -258,7 +261,7 @@ def _with_preview(
 
     def picture_of(attribution: np.ndarray) -> Image.Image:
         unit, signed = METHODS[method].unit, METHODS[method].signed
-        return overlay(view, attribution, color_scale(classifier, method), opacity, unit, signed=signed)
+        return draw_overlay(AttributionMap(view, attribution, color_scale(classifier, method), unit, signed), opacity)
 
     return step
 

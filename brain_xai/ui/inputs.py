@@ -12,7 +12,7 @@ from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import Explanation, MethodNotApplicable, explain
 from brain_xai.methods import METHODS
-from brain_xai.overlay import overlay
+from brain_xai.overlay import draw_overlay
 from brain_xai.preprocess import UnreadableImage, read_image
 from brain_xai.ui import hub_follower, texts
 from brain_xai.ui.jobs import Progress
@@ -76,16 +76,7 @@ def explained(
 
 def drawn(explanation: Explanation, opacity: float = OPACITY, outline: bool = False) -> Image.Image:
     """Return the overlay of a map."""
-    method = METHODS[explanation.method]
-    return overlay(
-        explanation.view,
-        explanation.attribution,
-        explanation.scale,
-        opacity,
-        method.unit,
-        signed=method.signed,
-        outline=outline,
-    )
+    return draw_overlay(explanation, opacity, outline)
 
 
 def measured_quality(classifier: Classifier, method: str) -> dict | None:

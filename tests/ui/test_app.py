@@ -26,7 +26,7 @@ from PIL import Image, ImageChops
 from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.classifier import CheckpointInfo, PredictionWarning
 from brain_xai.explanation import Cancelled
-from brain_xai.overlay import overlay
+from brain_xai.overlay import draw_overlay
 from brain_xai.ui import api, handlers, texts
 from brain_xai.ui.examples import phantoms
 from brain_xai.ui.inputs import OPACITY
@@ -134,7 +134,7 @@ def test_explain(method, target, client, scan, tiny):
     assert values.dtype == np.float32
     assert values.shape == (64, 64)
     assert values == pytest.approx(explanation.attribution, abs=1e-5)
-    expected = overlay(explanation.view, explanation.attribution, explanation.scale, OPACITY, METHODS[method].unit)
+    expected = draw_overlay(explanation, OPACITY)
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(expected)).max() <= 1
@@ -155,8 +155,7 @@ def test_compare(client, scan, tiny, transformer):
     classifier = load_checkpoint(tiny)
     for entry in gallery[:2]:
         explanation = explain(classifier, scan, entry["caption"], "pituitary")
-        unit = METHODS[entry["caption"]].unit
-        expected = overlay(explanation.view, explanation.attribution, explanation.scale, OPACITY, unit)
+        expected = draw_overlay(explanation, OPACITY)
         with Image.open(entry["image"]) as picture:
             assert np.abs(np.asarray(picture, dtype=int)[..., :3] - np.asarray(expected)).max() <= 1
     gallery, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")

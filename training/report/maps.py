@@ -11,7 +11,7 @@ from PIL import Image
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable, color_scale, explain
 from brain_xai.methods import METHODS
-from brain_xai.overlay import BAR_HEIGHT, overlay
+from brain_xai.overlay import BAR_HEIGHT, draw_overlay
 from training.report.figures import GREY, save
 
 METHOD = "grad_cam"
@@ -62,7 +62,7 @@ def save_maps(classifier: Classifier, answers: Answers, seed: int, path: Path) -
 
 def _draw(place: Axes, classifier: Classifier, answers: Answers, index: int) -> None:
     explanation = explain(classifier, Image.fromarray(answers.pixels[index]), METHOD)
-    picture = overlay(explanation.view, explanation.attribution, explanation.scale)
+    picture = draw_overlay(explanation)
     place.imshow(picture.crop((0, 0, picture.width, picture.height - BAR_HEIGHT)))
     true = classifier.label_names[answers.references[index]]
     probability = max(explanation.prediction.probabilities.values())
