@@ -257,4 +257,4 @@ def edges(pixels: np.ndarray) -> np.ndarray:
     return np.hypot(horizontal, vertical)
 
 
-BASELINES = {"uniform": uniform, "centre": centre, "edges": edges}
+BASELINES = {"uniform": uniform, "center": centre, "edges": edges}

@@ -7,6 +7,7 @@ check with randomly labelled data (Adebayo et al. 2018) is left out: it needs a 
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -28,7 +29,7 @@ from training.evaluation.map_quality import BOOTSTRAP_SAMPLES, CONSENSUS, Measur
 from training.evaluation.metrics import INTERVAL_LEVEL
 from training.report.card import card_of
 from training.report.figures import explanation_quality
-from training.results import explanations_table, file_hash
+from training.report.tables import explanations_table
 
 FILE = "explanations.json"
 VERSIONS_OF = ("torch", "timm", "captum", "numpy")
@@ -64,7 +65,7 @@ def measure_explanations(
     content = {
         "checkpoint": {
             "name": folder.resolve().name,
-            "revision": file_hash(folder / "model.safetensors"),
+            "revision": classifier.info.revision,
             "architecture": classifier.info.architecture,
         },
         "split": classifier.metrics["split"],
@@ -73,8 +74,8 @@ def measure_explanations(
         "seed": seed,
         "limit": limit,
         "data": {"fingerprint": classifier.metrics["data"]["fingerprint"]},
-        "boxes": {"fingerprint": file_hash(Path(boxes))},
-        "picture_size": list(classifier.preprocessing.size),
+        "boxes": {"fingerprint": hashlib.sha256(Path(boxes).read_bytes()).hexdigest()[:12]},
+        "image_size": list(classifier.preprocessing.size),
         "sets": {name: describe(scans, classifier.label_names) for name, scans in sets.items()},
         "interval": {
             "level": INTERVAL_LEVEL,
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = measure_explanations(**vars(options), command=command)
     except (DataError, CheckpointError, ValueError) as error:
         parser.error(str(error))
-    print(explanations_table({content["checkpoint"]["name"]: content}))
+    print(explanations_table(content))
     print(f"\n{content['seconds']:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
 
 

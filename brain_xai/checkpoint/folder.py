@@ -98,12 +98,12 @@ def read_checkpoint(name: str, folder: Path, revision: str, notices: tuple[Predi
         temperature=own.get("temperature", 1.0),
         attribution_scale=own.get("attribution_scale", {}),
         metrics=metrics,
-        explanations=_read_explanations(folder),
+        explanations=read_explanations(folder),
         notices=notices,
     )
 
 
-def _read_explanations(folder: Path) -> dict:
+def read_explanations(folder: Path) -> dict:
     """Return the content of explanations.json, {} where there is none or it was measured with other weights."""
     file = folder / "explanations.json"
     content = read_json(file) if file.is_file() else {}

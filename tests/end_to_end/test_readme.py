@@ -28,7 +28,7 @@ def test_every_place_it_names_exists():
 
 def test_every_method_is_explained():
     for method in METHODS.values():
-        assert f"| {method.title} |" in README
+        assert f"| [{method.title}](" in README
 
 
 def test_front_matter_fits_a_space():

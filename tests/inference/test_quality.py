@@ -308,10 +308,10 @@ def test_baselines_by_hand():
     assert (maps["uniform"] == 1).all()
     assert (maps["edges"][:, 5:7] == 400).all()
     assert not maps["edges"][:, [*range(5), *range(7, 12)]].any()
-    middle = maps["centre"]
+    middle = maps["center"]
     assert middle.max() == middle[3, 5] == middle[4, 6]
     # One standard deviation from the middle lies a quarter of the side away.
-    fine = BASELINES["centre"](np.zeros((801, 801)))
+    fine = BASELINES["center"](np.zeros((801, 801)))
     assert fine[400, 200] / fine[400, 400] == pytest.approx(np.exp(-0.5), abs=0.002)
 
 

@@ -132,7 +132,7 @@ def test_model_index_holds_every_metric_of_both_splits(card):
         for name, entry in {
             "Accuracy": run["test"]["accuracy"],
             "Macro-F1": run["test"]["macro_f1"],
-            "Tumour miss rate": run["test"]["tumor_miss_rate"],
+            "Tumor miss rate": run["test"]["tumor_miss_rate"],
             "AUROC, pituitary": run["test"]["auroc"]["pituitary"],
         }.items():
             result = of_split[name]
@@ -253,7 +253,7 @@ def make_explanations():
         "split": "purged",
         "target": "true",
         "seed": 0,
-        "picture_size": [160, 160],
+        "image_size": [160, 160],
         "baseline": "black",
         "sets": {"test": {"n": 345}},
         "interval": {"level": 0.95, "method": "bootstrap"},

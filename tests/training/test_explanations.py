@@ -21,7 +21,7 @@ from torch import nn
 
 from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.checkpoint.catalog import BUNDLED
-from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.checkpoint.folder import save_checkpoint, weights_hash
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
 from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.methods.cam import resample_to_image
@@ -45,7 +45,6 @@ from training.evaluation.map_quality import (
 from training.evaluation.metrics import ratio_with_interval
 from training.explanations import choose_methods, main, measure_explanations, save
 from training.publishing.bundle import bundle
-from training.results import file_hash
 
 ROOT = Path(__file__).parents[2]
 SIDE = 64
@@ -209,7 +208,7 @@ def test_the_command_writes_numbers_with_n_and_interval(measured):
     assert content["checkpoint"]["revision"] == load_checkpoint(folder).info.revision
     assert content["sets"]["test"] == {"n": 9, "classes": {"glioma": 3, "meningioma": 3, "notumor": 0, "pituitary": 3}}
     assert set(content["methods"]) == {"grad_cam", "occlusion"}
-    assert set(content["baselines"]) == {"uniform", "centre", "edges", "random_weights"}
+    assert set(content["baselines"]) == {"uniform", "center", "edges", "random_weights"}
     for found in [*content["methods"].values(), *content["baselines"].values()]:
         for measure in ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy", "box_accuracy", "srg"):
             entry = found[measure]
@@ -219,7 +218,7 @@ def test_the_command_writes_numbers_with_n_and_interval(measured):
         assert found["srg"]["value"] == pytest.approx(found["insertion"]["value"] - found["deletion"]["value"])
     for method, found in content["methods"].items():
         assert found["forward_passes"] == METHODS[method].forward_passes
-        assert found["max_sensitivity"]["n"] == found["randomised"]["n"] == found["randomised_half"]["n"] == 6
+        assert found["max_sensitivity"]["n"] == found["randomized"]["n"] == found["randomized_half"]["n"] == 6
     assert sum(content["consensus_weights"].values()) == pytest.approx(1)
     assert "`grad_cam`" in printed
     assert "*random weights*" in printed
@@ -360,7 +359,7 @@ def test_a_model_that_looks_at_the_mark_beats_every_baseline():
     assert occlusion["energy_lift"]["value"] > 4
     assert abs(occlusion["peak_down"]["value"]) < 4
     assert abs(occlusion["peak_right"]["value"]) < 4
-    for name in ("uniform", "centre", "edges"):
+    for name in ("uniform", "center", "edges"):
         for measure in ("pointing_game", "energy_in_box", "rank_accuracy", "srg", "insertion"):
             assert occlusion[measure]["value"] > found["baselines"][name][measure]["value"], (name, measure)
     assert found["consensus_weights"] == {"occlusion": 1}
@@ -490,10 +489,10 @@ def test_means_with_interval_go_by_duplicate_group():
 
 def test_bundling_takes_the_numbers_along(measured, tmp_path):
     run = shutil.copytree(BUNDLED / "resnet18", tmp_path / "run")
-    numbers = measured[2] | {"checkpoint": measured[2]["checkpoint"] | {"revision": file_hash(run / WEIGHTS_NAME)}}
+    numbers = measured[2] | {"checkpoint": measured[2]["checkpoint"] | {"revision": weights_hash(run / WEIGHTS_NAME)}}
     (run / "README.md").write_text("an older card")
     save(numbers, run)
-    assert "*centre*" in (run / "README.md").read_text(), "the card is written anew"
+    assert "*center*" in (run / "README.md").read_text(), "the card is written anew"
     (run / "figures" / "explanations.png").write_bytes(b"figure")
     bundle(run, tmp_path / "bundled")
     assert load_checkpoint(tmp_path / "bundled").explanations == numbers

@@ -131,7 +131,7 @@ def test_quality_of_maps_shows_every_method_with_interval_n_and_baselines(tmp_pa
         "target": "true",
         "interval": {"level": 0.95},
         "methods": {"grad_cam": a_map(0.6), "occlusion": a_map(0.4, 20)},
-        "baselines": {name: a_map(0.1 * i) for i, name in enumerate(("uniform", "centre", "edges", "random_weights"))},
+        "baselines": {name: a_map(0.1 * i) for i, name in enumerate(("uniform", "center", "edges", "random_weights"))},
     }
     figure = figures.explanation_quality(explanations, tmp_path / "explanations.png")
     assert [axes.get_title() for axes in figure.axes] == ["pointing game", "energy, times chance", "SRG"]

@@ -1,4 +1,4 @@
-"""The results table: what it says, and that the README follows the checkpoints' files."""
+"""The tables: what they say, and that the README follows the checkpoints' files."""
 
 import json
 import subprocess
@@ -7,23 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from brain_xai.methods import METHODS
-from training.results import (
-    END,
-    EXPLANATIONS_END,
-    EXPLANATIONS_START,
-    START,
-    checkpoint_columns,
-    explanation_columns,
-    explanations_table,
-    file_hash,
-    insert_results,
-    main,
-    methods_table,
-    results_table,
-    with_interval,
-)
+from brain_xai import METHODS
+from brain_xai.checkpoint.folder import weights_hash
+from training.report.tables import explanations_table, maps_table, results_table, with_interval, with_small_interval
+from training.results import checkpoint_folders, insert_tables, main
 
+RESULTS, MAPS = (tuple(f"<!-- {name}:{side} -->" for side in ("start", "end")) for name in ("results", "maps"))
 INTERVAL = {"level": 0.95, "method": "percentile bootstrap by duplicate group", "samples": 1000, "seed": 0}
 
 
@@ -42,7 +31,7 @@ def run_metrics(split="purged", seed=1, accuracy=0.965):
         "groups": 985,
         "interval": INTERVAL,
     }
-    return {"split": split, "seed": seed, "test": test}
+    return {"split": split, "seed": seed, "test": test, "validation": {"macro_f1": scored(accuracy)}}
 
 
 @pytest.fixture
@@ -57,13 +46,17 @@ def checkpoints(tmp_path):
         file = tmp_path / "bundled" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
+        (file.parent / "model.safetensors").write_bytes(file.parent.name.encode())
     return tmp_path / "bundled"
 
 
 @pytest.fixture
 def readme(tmp_path):
     file = tmp_path / "README.md"
-    file.write_text(f"# Title – with a dash\n\n{START}\nold\n{END}\n\nThe end.\n", encoding="utf-8")
+    file.write_text(
+        f"# Title – with a dash\n\n{RESULTS[0]}\nold\n{RESULTS[1]}\n\n{MAPS[0]}\nolder\n{MAPS[1]}\n\nThe end.\n",
+        encoding="utf-8",
+    )
     return file
 
 
@@ -80,15 +73,33 @@ def test_a_value_is_written_with_its_interval(entry, text):
     assert with_interval(entry) == text
 
 
-def test_the_table_word_for_word(checkpoints):
-    columns = checkpoint_columns(checkpoints)
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (0.8466, 0.8066, 0.8833, "0.85 <sub>[0.81, 0.88]</sub>"),
+        (0.005, -0.0319, -0.001, "0.01 <sub>[-0.03, 0.00]</sub>"),
+        (9.47, 8.23, 10.98, "9.5 <sub>[8.2, 11]</sub>"),
+        (22.91, 21.68, 24.38, "23 <sub>[22, 24]</sub>"),
+        (None, None, None, "–"),
+    ],
+)
+def test_a_short_value_has_two_digits(value, low, high, text):
+    assert with_small_interval({"value": value, "low": low, "high": high}) == text
+
+
+def test_the_table_word_for_word():
+    columns = {
+        "efficientnet_b0, purged split": run_metrics(accuracy=0.97),
+        "resnet18, purged split": run_metrics(),
+        "resnet18, official split": run_metrics("official", accuracy=0.99),
+    }
     assert results_table(columns, ["accuracy", "recall", "tumor_miss_rate"]) == (
         "| Test images | efficientnet_b0, purged split | resnet18, purged split | resnet18, official split |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| Accuracy | 0.970 [0.960, 0.980] | 0.965 [0.955, 0.975] | 0.990 [0.980, 1.000] |\n"
         "| Recall, glioma | 0.900 [0.890, 0.910] | 0.900 [0.890, 0.910] | 0.900 [0.890, 0.910] |\n"
         "| Recall, notumor | 0.980 [0.970, 0.990] | 0.980 [0.970, 0.990] | 0.980 [0.970, 0.990] |\n"
-        "| Tumour miss rate | 0.020 [0.010, 0.030] | 0.020 [0.010, 0.030] | 0.020 [0.010, 0.030] |\n"
+        "| Tumor miss rate | 0.020 [0.010, 0.030] | 0.020 [0.010, 0.030] | 0.020 [0.010, 0.030] |\n"
         "\n"
         "Value [low, high]: 95% interval, percentile bootstrap by duplicate group (1,000 samples). "
         "n = 1,311 test images in 985 duplicate groups, training seed 1."
@@ -107,7 +118,7 @@ def test_no_miss_rate_row_where_no_checkpoint_has_one_and_a_dash_where_only_some
     without["test"]["tumor_miss_rate"] = None
     assert "miss rate" not in results_table({"a": without}, ["tumor_miss_rate"])
     both = results_table({"a": without, "b": run_metrics()}, ["tumor_miss_rate"])
-    assert "| Tumour miss rate | – | 0.020 [0.010, 0.030] |" in both
+    assert "| Tumor miss rate | – | 0.020 [0.010, 0.030] |" in both
 
 
 def test_classes_that_only_one_checkpoint_knows_get_a_row():
@@ -121,12 +132,16 @@ def test_classes_that_only_one_checkpoint_knows_get_a_row():
 def test_writing_changes_only_what_is_between_the_markers_and_can_be_repeated(readme, checkpoints):
     assert main([str(readme), "--checkpoints", str(checkpoints)]) == 0
     text = readme.read_text(encoding="utf-8")
-    assert text.startswith(f"# Title – with a dash\n\n{START}\n| Test images |")
-    assert text.endswith(f"training seed 1.\n{END}\n\nThe end.\n")
+    assert text.startswith(
+        f"# Title – with a dash\n\n{RESULTS[0]}\n"
+        "| Test images | efficientnet_b0, purged split | resnet18, purged split | resnet18, official split |\n"
+    ), "the best by validation comes first"
+    assert f"training seed 1.\n{RESULTS[1]}\n\n{MAPS[0]}\n| method | key | " in text
+    assert text.endswith(f"The maps of `efficientnet_b0` are not measured yet.\n{MAPS[1]}\n\nThe end.\n")
     assert "old" not in text
-    for row in ("Accuracy", "Macro-F1", "Recall, glioma", "Recall, notumor", "Tumour miss rate", "ECE"):
+    for row in ("Accuracy", "Macro-F1", "Recall, glioma", "Recall, notumor", "Tumor miss rate", "ECE"):
         assert f"\n| {row} | " in text
-    assert insert_results(text, checkpoints) == text
+    assert insert_tables(text, checkpoints) == text
 
 
 def test_check_passes_on_a_fresh_readme_and_fails_without_writing_on_a_stale_one(readme, checkpoints, capsys):
@@ -141,19 +156,21 @@ def test_check_passes_on_a_fresh_readme_and_fails_without_writing_on_a_stale_one
     assert main(check) == 1
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{START} only", f"{END} before {START}"])
-def test_missing_markers_are_a_clear_error(readme, checkpoints, capsys, text):
-    readme.write_text(text)
+@pytest.mark.parametrize("name", [RESULTS, MAPS])
+@pytest.mark.parametrize("text", ["no markers", "{0} only", "{1} before {0}"])
+def test_missing_markers_are_a_clear_error(readme, checkpoints, capsys, name, text):
+    text = readme.read_text(encoding="utf-8").replace(name[0], "").replace(name[1], "") + text.format(*name)
+    readme.write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
         main([str(readme), "--checkpoints", str(checkpoints)])
     assert stopped.value.code == 2
-    assert START in capsys.readouterr().err
-    assert readme.read_text() == text
+    assert name[0] in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == text
 
 
-def test_a_folder_without_metrics_is_a_clear_error(readme, tmp_path):
+def test_a_folder_without_metrics_is_a_clear_error(tmp_path):
     with pytest.raises(ValueError, match=r"no metrics\.json"):
-        checkpoint_columns(tmp_path)
+        checkpoint_folders(tmp_path)
 
 
 def test_it_runs_as_a_command(readme, checkpoints):
@@ -166,90 +183,81 @@ def test_it_runs_as_a_command(readme, checkpoints):
 # How good the maps are
 
 
-def found(pointing, srg, n=300):
+def measured(pointing, srg, n=300):
     return {
         "pointing_game": scored(pointing) | {"n": n},
-        "energy_lift": scored(5.0) | {"n": n},
+        "energy_lift": scored(5.0, 0.5) | {"n": n},
         "srg": scored(srg) | {"n": 25},
     }
 
 
-def explanations(revision="abc", methods=("grad_cam",)):
+def make_explanations(methods=("grad_cam",), revision="abc"):
     return {
         "checkpoint": {"name": "r18", "revision": revision, "architecture": "resnet18"},
         "split": "purged",
         "seed": 2,
         "target": "true",
         "baseline": "black",
-        "picture_size": [160, 160],
+        "image_size": [160, 160],
         "sets": {"test": {"n": 480}},
         "interval": INTERVAL,
-        "methods": {method: found(0.6, 0.3) for method in methods},
-        "baselines": {"uniform": found(0.02, 0.0), "random_weights": found(0.03, 0.01)},
+        "methods": {method: measured(0.6, 0.3, 60 if method == "smooth_grad" else 300) for method in methods},
+        "baselines": {
+            "uniform": measured(0.02, 0.0),
+            "center": measured(0.2, 0.1),
+            "random_weights": measured(0.03, 0.01),
+        },
     }
 
 
-@pytest.fixture
-def measured(checkpoints):
-    """The same checkpoints, one of them with measured maps."""
-    weights = checkpoints / "resnet18" / "model.safetensors"
-    weights.write_bytes(b"weights")
-    (checkpoints / "resnet18" / "explanations.json").write_text(json.dumps(explanations(file_hash(weights))))
-    return checkpoints
-
-
-def test_the_table_of_maps_word_for_word():
-    columns = {"a": explanations(methods=["grad_cam", "occlusion"]), "b": explanations()}
-    table, note = explanations_table(columns).split("\n\n")
-    cells = "0.600 [0.590, 0.610], n = 300 | 5.000 [4.990, 5.010], n = 300 | 0.300 [0.290, 0.310], n = 25"
-    assert table.splitlines()[0] == (
-        "| Maps | a: pointing game | a: energy, times chance | a: SRG "
-        "| b: pointing game | b: energy, times chance | b: SRG |"
-    )
-    assert table.splitlines()[2] == f"| `grad_cam` | {cells} | {cells} |"
-    assert table.splitlines()[3] == f"| `occlusion` | {cells} | – | – | – |"
-    assert [line.split(" | ")[0] for line in table.splitlines()[4:]] == ["| *uniform*", "| *random weights*"]
-    assert (
-        "b: purged split, 480 test pictures with a box to draw from, seed 2, true class explained, 160 px, "
-        "pixels replaced by black ones for SRG, 95% interval (percentile bootstrap by duplicate group)." in note
+def test_the_cards_table_of_maps_word_for_word():
+    table, caption = explanations_table(make_explanations(["grad_cam", "occlusion"])).split("\n\n")
+    cells = "0.600 [0.590, 0.610], n = 300 | 5.000 [4.500, 5.500], n = 300 | 0.300 [0.290, 0.310], n = 25"
+    lines = table.splitlines()
+    assert lines[0] == "| Maps | pointing game | energy, times chance | SRG |"
+    assert lines[2:4] == [f"| `grad_cam` | {cells} |", f"| `occlusion` | {cells} |"]
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| *uniform*", "| *center*", "| *random weights*"]
+    assert caption.startswith("Value [low, high]: 95% interval, percentile bootstrap by duplicate group.")
+    assert caption.endswith(
+        "Purged split, 480 test images with a tumor box, seed 2, true class explained, 160 px, "
+        "pixels replaced by black ones for SRG."
     )
 
 
-def test_the_note_says_what_laying_cells_where_they_are_changes():
+def test_the_caption_says_what_the_measured_receptive_fields_change():
     compared = {"aligned": scored(0.8), "stretched": scored(0.5), "difference": scored(0.3) | {"n": 300}}
-    column = explanations() | {"alignment": {"grad_cam": {"pointing_game": compared}}}
-    assert (
-        "a, Grad-CAM laid at the measured place of its cells: pointing game 0.800 [0.790, 0.810]; stretched over the "
-        "picture, as is usual: 0.500 [0.490, 0.510]; difference 0.300 [0.290, 0.310], n = 300."
-    ) in explanations_table({"a": column})
+    explanations = make_explanations() | {"alignment": {"grad_cam": {"pointing_game": compared}}}
+    assert explanations_table(explanations).endswith(
+        "measured center of its receptive field 0.800 [0.790, 0.810]; feature map stretched over the image, as is "
+        "usual 0.500 [0.490, 0.510]; difference 0.300 [0.290, 0.310], n = 300."
+    )
 
 
-def test_a_readme_gets_both_tables(readme, measured):
-    text = readme.read_text(encoding="utf-8") + f"\n{EXPLANATIONS_START}\nolder\n{EXPLANATIONS_END}\nReally.\n"
-    written = insert_results(text, measured)
-    assert "| Test images |" in written
-    assert f"{EXPLANATIONS_START}\n| Maps | resnet18: pointing game |" in written
-    assert written.endswith(f"{EXPLANATIONS_END}\nReally.\n")
-    assert "older" not in written
-    assert insert_results(written, measured) == written
+def test_the_readmes_table_of_maps_has_every_method_and_chance_beneath():
+    table, caption = maps_table("r18", make_explanations(["grad_cam", "saliency", "smooth_grad"])).split("\n\n")
+    lines = table.splitlines()
+    assert lines[0] == "| method | key | what it shows | cost | pointing game | energy, times chance | SRG |"
+    assert lines[1] == "| --- | --- | --- | ---: | ---: | ---: | ---: |"
+    assert len(lines) == 2 + len(METHODS) + 2
+    numbers = "0.60 <sub>[0.59, 0.61]</sub> | 5.0 <sub>[4.5, 5.5]</sub> | 0.30 <sub>[0.29, 0.31]</sub>"
+    grad_cam = METHODS["grad_cam"]
+    assert lines[2] == f"| [Grad-CAM]({grad_cam.paper}) | `grad_cam` | {grad_cam.summary} | 1 | {numbers} |"
+    assert next(line for line in lines if "`occlusion`" in line).endswith("| 200 | – | – | – |"), "not measured"
+    assert lines[-2].startswith("| *uniform* |")
+    assert lines[-1].startswith("| *center* |")
+    assert caption.startswith(
+        "`r18`, purged split, seed 2: value [95% interval, percentile bootstrap by duplicate group] on test images "
+        "with a tumor box, n = 300 (`smooth_grad`: 60); SRG: n = 25. Cost: forward passes per image."
+    )
+    assert "\n" not in caption
 
 
-def test_numbers_of_other_weights_are_left_out(readme, measured):
-    assert list(explanation_columns(measured)) == ["resnet18"]
-    (measured / "resnet18" / "model.safetensors").write_bytes(b"other weights")
-    assert explanation_columns(measured) == {}
-    text = readme.read_text(encoding="utf-8") + f"{EXPLANATIONS_START}\n{EXPLANATIONS_END}\n"
-    assert "No checkpoint's maps are measured yet." in insert_results(text, measured)
-
-
-def test_markers_for_maps_are_needed_once_there_are_numbers(readme, measured, capsys):
-    with pytest.raises(SystemExit):
-        main([str(readme), "--checkpoints", str(measured)])
-    assert EXPLANATIONS_START in capsys.readouterr().err
-
-
-def test_the_readme_lists_every_method():
-    table = methods_table().splitlines()
-    assert len(table) == 2 + len(METHODS)
-    assert table[2].startswith("| Grad-CAM | `grad_cam` | ")
-    assert METHODS["occlusion"].paper in next(line for line in table if "`occlusion`" in line)
+def test_the_readme_shows_the_maps_of_the_best_checkpoint_and_only_those_of_its_weights(readme, checkpoints):
+    weights = checkpoints / "efficientnet_b0" / "model.safetensors"
+    explanations = json.dumps(make_explanations(revision=weights_hash(weights)))
+    for folder in weights.parent, checkpoints / "resnet18":
+        (folder / "explanations.json").write_text(explanations)
+    text = readme.read_text(encoding="utf-8")
+    assert "`efficientnet_b0`, purged split, seed 2: value [95% interval" in insert_tables(text, checkpoints)
+    weights.write_bytes(b"other weights")
+    assert "The maps of `efficientnet_b0` are not measured yet." in insert_tables(text, checkpoints)

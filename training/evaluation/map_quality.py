@@ -77,7 +77,7 @@ class Measuring:
     def randomised(self) -> dict[str, "Measuring"]:
         """Return the same for models that have forgotten the upper half of their layers, and all of them."""
         others = {}
-        for name, share in (("randomised_half", 0.5), ("randomised", 1.0)):
+        for name, share in (("randomized_half", 0.5), ("randomized", 1.0)):
             model = quality.randomised(self.classifier.model, share, self.seed).requires_grad_(False)
             others[name] = replace(self, classifier=replace(self.classifier, model=model))
         return others
@@ -106,7 +106,7 @@ def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarra
     for name, draw in quality.BASELINES.items():
         results, _, rows[name] = measure(measuring, name, lambda pixels, target, draw=draw: draw(pixels), 0)
         found["baselines"][name] = results
-    knows_nothing = forgetful["randomised"].attribute(methods[0])
+    knows_nothing = forgetful["randomized"].attribute(methods[0])
     cost = METHODS[methods[0]].forward_passes
     results, _, rows["random_weights"] = measure(measuring, "random_weights", knows_nothing, cost)
     found["baselines"]["random_weights"] = results | {"method": methods[0]}

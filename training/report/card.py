@@ -9,11 +9,11 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from brain_xai.checkpoint.folder import read_explanations
 from training.report.checklist import checklist
-from training.results import (
+from training.report.tables import (
     METRIC_NAMES,
     explanations_table,
-    file_hash,
     markdown_table,
     named_entries,
     results_table,
@@ -230,9 +230,7 @@ def card_of(folder: Path, repo_id: str | None = None, tag: str | None = None) ->
         file = folder / name
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
-    explanations = content("explanations.json")
-    if explanations and explanations["checkpoint"]["revision"] != file_hash(folder / "model.safetensors"):
-        explanations = None  # measured with other weights
+    explanations = read_explanations(folder) or None
     has_maps = (folder / "figures" / "maps.png").is_file()
     published = f"{repo_id}@{tag}" if repo_id else None
     return model_card(
@@ -286,7 +284,7 @@ def model_card(
             errors=_frequent_errors(test),
             no_tumor_label=no_tumor_label,
             misses=_misses(test, no_tumor_label),
-            explanations=explanations_table({"this checkpoint": explanations}) if explanations else "",
+            explanations=explanations_table(explanations) if explanations else "",
             explanations_command=explanations["command"] if explanations else "",
             not_applicable=explanations["not_applicable"] if explanations else {},
             has_maps=has_maps,

@@ -3,7 +3,7 @@
 Source: Mongan, Moy and Kahn 2020, "Checklist for Artificial Intelligence in Medical Imaging (CLAIM)", Radiology: AI.
 """
 
-from training.results import with_interval
+from training.report.tables import with_interval
 
 NOT_DONE = "Not done."
 

@@ -11,7 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from training.results import EXPLANATION_MEASURES, METRIC_NAMES, with_interval
+from training.report.tables import EXPLANATION_MEASURES, METRIC_NAMES, with_interval
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; lines differ in style, too.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
