@@ -21,13 +21,23 @@ RETRY_SECONDS = 60
 FETCH_PATIENCE_SECONDS, NEWS_PATIENCE_SECONDS = 1.5, 0.5
 
 
-def classifier_of(checkpoint: str) -> Classifier:
-    """Return the classifier that answers for an allowed id at this moment, hardly waiting for the Hub.
+def classifier_of(checkpoint: str, allow_fallback: bool = True) -> Classifier:
+    """Return the classifier that answers for an allowed id now, without waiting long for the Hub.
 
-    For one on the Hub that is the newest revision known here. What else answers says so in `Classifier.notices`.
-    Raises `CheckpointError`.
+    Args:
+        checkpoint: An id that visitors may choose.
+        allow_fallback: Whether a bundled checkpoint may answer, with a warning, while the Hub cannot be reached and
+            the id was never downloaded. Without it the result always belongs to `checkpoint`.
+
+    Returns:
+        For an id on the Hub the newest revision that works here, with a warning where it may be outdated.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded, or only another one could answer.
     """
-    return followed(checkpoint).classifier() if is_on_hub(checkpoint) else _local(checkpoint)
+    if is_on_hub(checkpoint):
+        return followed(checkpoint).classifier(allow_fallback)
+    return _local(checkpoint)
 
 
 def look_at(checkpoints: Iterable[str]) -> None:
@@ -64,7 +74,7 @@ class Followed:
         # A daemon, because a server that is stopped does not wait for the Hub.
         threading.Thread(target=self._look, name=f"look at {self.name}", daemon=True).start()
 
-    def classifier(self) -> Classifier:
+    def classifier(self, allow_fallback: bool = True) -> Classifier:
         """Return what answers now; raises `CheckpointError`."""
         self.look()
         self._looked.wait(max(0.0, self._give_up_waiting - time.monotonic()))
@@ -73,6 +83,9 @@ class Followed:
             return load_snapshot(self.name, replace(snapshot, notices=self._notices(snapshot, error)))
         if error is not None and not self._is_covered(error):
             raise error.with_traceback(None)  # the same one for every visitor: it must not grow
+        if not allow_fallback:
+            reason = str(error) if error else f"{self.name} is still being downloaded from the Hub."
+            raise CheckpointError(f"{reason} No other model answers in its place. Try again in a few minutes.")
         return self._stand_in(error)
 
     def _look(self) -> None:

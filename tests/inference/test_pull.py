@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 
 from brain_xai import load_checkpoint
 from brain_xai.checkpoint import catalog, schema
+from brain_xai.checkpoint import hub as hub_files
 from brain_xai.checkpoint.catalog import bundled_checkpoints, checkpoint_folder
 from brain_xai.checkpoint.hub import HubUnreachable, cached
 from brain_xai.checkpoint.schema import CheckpointError
@@ -277,11 +278,32 @@ def test_the_page_serves_a_checkpoint_of_the_hub_with_its_examples(hub, files, s
             assert shown.size == (64, 64)
 
 
+def test_without_fallback_no_other_model_answers(hub, files):
+    publish(hub, REPO, files)
+    go_away(hub)
+    assert hub_follower.classifier_of(REPO, allow_fallback=True).info.id == bundled_checkpoints()[0]
+    with pytest.raises(CheckpointError, match=r"cannot be fetched .*No other model answers in its place"):
+        hub_follower.classifier_of(REPO, allow_fallback=False)
+    hub.clear_faults()
+    look_again(REPO)
+    assert hub_follower.classifier_of(REPO, allow_fallback=False).info.id == REPO
+    go_away(hub)
+    look_again(REPO)  # an outdated copy is still the checkpoint that was asked for
+    assert codes(hub_follower.classifier_of(REPO, allow_fallback=False)) == ["hub_unreachable"]
+
+
 @pytest.fixture
 def black_hole():
     """The address of a server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_without_fallback_a_download_that_takes_long_is_an_error(black_hole, tmp_path, monkeypatch):
+    use(black_hole, tmp_path / "cache", monkeypatch)
+    monkeypatch.setattr(hub_files, "ANSWER_SECONDS", 600)  # so that the request outlasts the test
+    with pytest.raises(CheckpointError, match="is still being downloaded .*Try again in a few minutes"):
+        hub_follower.classifier_of("org/endless", allow_fallback=False)
 
 
 def test_with_a_hub_that_never_answers_the_page_is_up_and_a_bundled_model_answers(
