@@ -1,4 +1,4 @@
-"""An uploaded picture becomes what the model sees; what cannot be read is refused with a sentence."""
+"""Read an image and bring it into the form the model sees. What cannot be read is refused with a sentence."""
 
 import os
 from dataclasses import dataclass
@@ -9,20 +9,21 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms import str_to_pil_interp
 
-# Pillow opens a phone's MPO as "JPEG"; naming "MPO" here makes it raise KeyError for every format that follows.
+# Pillow opens the MPO of a phone as "JPEG". Listing "MPO" makes it raise KeyError for every format that follows.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 FORMATS_TEXT = "PNG, JPEG, TIFF, BMP or WebP"
 MAX_FILE_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 32
 MAX_ASPECT_RATIO = 4
-# Two thousandths of the pixels may be brighter than white: a single hot pixel must not darken a raw scan.
+# Clip the brightest 0.2 % of the pixels of a raw scan, so that one hot pixel does not darken all others.
 WHITE_PERCENTILE = 99.8
-# White of pictures whose brightness was already set for a screen: fractions, 8 bit and 16 bit.
+# The white of images whose brightness was already set for display: fractions, 8 bit and 16 bit.
 DISPLAY_WHITES = (1, 255, 65535)
-ABSURD_VALUE = 1e30
+# Beyond this, a float is damage rather than a measurement.
+MAX_VALUE = 1e30
 
-# What people have at hand instead of a picture: (offset, first bytes, name).
+# Other files that people try: (offset, first bytes, name).
 OTHER_FILES = (
     (128, b"DICM", "a DICOM file"),
     (344, b"n+1\0", "a NIfTI volume"),
@@ -30,23 +31,33 @@ OTHER_FILES = (
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"%PDF", "a PDF document"),
     (0, b"GIF8", "a GIF"),
-    (4, b"ftyp", "a HEIC photo or a film"),
+    (4, b"ftyp", "a HEIC photo or a video"),
     (0, b"<svg", "an SVG drawing"),
     (0, b"<?xml", "an SVG drawing"),
 )
-DAMAGED_TEXT = "The file is damaged or cut off. Export or download it again and try once more."
+DAMAGED_TEXT = "The file is damaged or incomplete. Export or download it again, then retry."
 TOO_LARGE_TEXT = (
-    f"The picture has more than {MAX_PIXELS // 10**6} million pixels. Scale it down: 1,000 × 1,000 is plenty."
+    f"The image has more than {MAX_PIXELS // 10**6} million pixels. Scale it down: 1,000 × 1,000 is plenty."
 )
+
+# What every function that takes an image accepts: a PIL image, a NumPy array or a path.
+ImageSource = Image.Image | np.ndarray | str | os.PathLike
 
 
 class UnreadableImage(ValueError):
-    """The picture cannot be used; the message says what is wrong and what to do."""
+    """The image cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a checkpoint was trained on: `size` in pixels (height, width), `mean` and `std` per channel of [0, 1]."""
+    """How a checkpoint prepares its images.
+
+    Attributes:
+        size: Height and width of the model's input in pixels.
+        mean: Mean per channel of values in [0, 1], which is subtracted.
+        std: Standard deviation per channel of values in [0, 1], by which the result is divided.
+        interpolation: Name of the resampling filter, as in timm.
+    """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
@@ -56,124 +67,192 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """`pixel_values` float32 [1, 3, H, W], normalised; `view` the RGB picture of W x H pixels the model really sees."""
+    """An image in the form the model sees.
+
+    Attributes:
+        pixel_values: Normalized, float32 [1, 3, H, W], on the CPU.
+        view: The same image as people see it, RGB, W x H pixels.
+    """
 
     pixel_values: torch.Tensor
     view: Image.Image
 
 
-def read_image(image: Image.Image | str | os.PathLike) -> Image.Image:
-    """Return the picture upright and grey (mode "L", 8 bit, any size).
+def read_image(image: ImageSource) -> Image.Image:
+    """Read an image as an upright, gray 8-bit image.
 
-    `image` is a PIL image or a path to a PNG, JPEG, TIFF, BMP or WebP file: 1, 8, 16 or 32 bit; grey, RGB, RGBA
-    (laid on black), palette or CMYK. Deeper than 8 bit stays as it is where it was made for a screen (see
-    `DISPLAY_WHITES`); raw values are windowed: the darkest is black, the 99.8th percentile white.
-    Raises `UnreadableImage`.
+    Transparent images are put on black. Images with more than 8 bits keep their range if it is a display range
+    (`DISPLAY_WHITES`); in raw images the darkest value becomes black and the 99.8th percentile white.
+
+    Args:
+        image: A PIL image; or the path of a PNG, JPEG, TIFF, BMP or WebP file with 1, 8, 16 or 32 bits, gray, RGB,
+            RGBA, palette or CMYK; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA) of any numeric
+            type, whose alpha channel is opaque at 255, 65535 or, for floats, 1.
+
+    Returns:
+        The image in mode "L", in its own size.
+
+    Raises:
+        UnreadableImage: If it is damaged, too large, too small, or not one image.
     """
+    if isinstance(image, np.ndarray):
+        return _read_array(image)
     path = None if isinstance(image, Image.Image) else Path(image)
     try:
         if path is None:
-            return _grey(image)
+            return _to_gray(image)
         _check_file(path)
         # Given the path, Pillow 12 maps uncompressed TIFFs into memory and scrambles those with an orientation tag.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
-            return _grey(opened)
+            return _to_gray(opened)
     except UnreadableImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(TOO_LARGE_TEXT) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImage(_not_a_picture_text(path)) from error
+        raise UnreadableImage(_not_an_image_text(path)) from error
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
         raise UnreadableImage(DAMAGED_TEXT) from error
 
 
-def to_view(grey: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize a grey picture to the model's size, as RGB: height and width are scaled apart, nothing is cut off."""
+def to_view(gray: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resize a gray image to the model's size, as RGB, without keeping the aspect ratio and without cropping."""
     height, width = preprocessing.size
-    return grey.resize((width, height), str_to_pil_interp(preprocessing.interpolation)).convert("RGB")
+    return gray.resize((width, height), str_to_pil_interp(preprocessing.interpolation)).convert("RGB")
 
 
 def to_pixel_values(view: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return the view as the model's normalised tensor, float32 [1, 3, H, W]."""
+    """Return the view as the model's normalized input, float32 [1, 3, H, W], on the CPU."""
     pixels = torch.from_numpy(np.array(view, dtype=np.float32)).permute(2, 0, 1) / 255
     mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
     std = torch.tensor(preprocessing.std).view(3, 1, 1)
     return ((pixels - mean) / std)[None].contiguous()
 
 
-def prepare(image: Image.Image | str | os.PathLike, preprocessing: Preprocessing) -> ModelInput:
-    """Read an image and bring it into the form the model sees; raises `UnreadableImage`."""
+def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
+    """Read an image, resize it and normalize it.
+
+    Args:
+        image: As for `read_image`.
+        preprocessing: What the model was trained with.
+
+    Returns:
+        The model's input and the image that it shows.
+
+    Raises:
+        UnreadableImage: As `read_image` does.
+    """
     view = to_view(read_image(image), preprocessing)
     return ModelInput(to_pixel_values(view, preprocessing), view)
 
 
+def _read_array(array: np.ndarray) -> Image.Image:
+    """Read an array as `read_image` does."""
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise UnreadableImage(
+            f"The array has shape {list(array.shape)}; an image has [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. "
+            "Pass one slice, with its channels last."
+        )
+    if array.dtype.kind not in "buif":
+        raise UnreadableImage(
+            f"The array has the type {array.dtype}, which is not numeric. Convert it to uint8 or float."
+        )
+    _check_size(array.shape[1], array.shape[0])
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        return Image.fromarray(array) if array.dtype == np.uint8 else _window(array)
+    colors = array if array.dtype == np.uint8 else _scale_colors(array)
+    return _to_gray(Image.fromarray(colors))
+
+
+def _scale_colors(array: np.ndarray) -> np.ndarray:
+    """Return colors of more than 8 bits, [H, W, 3 or 4], as uint8: the channels share one window, alpha has its own."""
+    height, width = array.shape[:2]
+    flat = np.asarray(_window(array[..., :3].reshape(height, -1)))
+    channels = [flat.reshape(height, width, 3)]
+    if array.shape[2] == 4:
+        opaque = 1 if array.dtype.kind == "f" else 65535
+        alpha = (array[..., 3:] / opaque).clip(0, 1)
+        channels.append((alpha * 255).round().astype(np.uint8))
+    return np.concatenate(channels, axis=2)
+
+
 def _check_file(path: Path) -> None:
+    """Refuse a file before it is opened."""
     if not path.is_file():
-        raise UnreadableImage(f"There is no file called {path.name}. Choose a picture of one MRI slice.")
+        raise UnreadableImage(f"There is no file called {path.name}. Choose an image of one MRI slice.")
     size = path.stat().st_size
     if size == 0:
-        raise UnreadableImage("The file is empty. Export the slice again and try once more.")
+        raise UnreadableImage("The file is empty. Export the slice again, then retry.")
     if size > MAX_FILE_BYTES:
         raise UnreadableImage(
             f"The file has {size / 2**20:.0f} MB; at most {MAX_FILE_BYTES / 2**20:.0f} MB can be read. "
-            "Save one slice, not a whole series, or make the picture smaller."
+            "Save one slice, not a whole series, or make the image smaller."
         )
 
 
-def _not_a_picture_text(path: Path) -> str:
+def _not_an_image_text(path: Path) -> str:
+    """Say what a file is that is no image, and what to do."""
     with path.open("rb") as file:
         head = file.read(352)
     kinds = (name for offset, start, name in OTHER_FILES if head[offset:].startswith(start))
     return (
-        f"This is {next(kinds, 'not a picture, or a damaged one')}. "
+        f"This is {next(kinds, 'not an image, or a damaged one')}. "
         f"Save one slice as {FORMATS_TEXT} and try that file instead."
     )
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    _check_shape(image)
+def _to_gray(image: Image.Image) -> Image.Image:
+    """Return a PIL image upright and gray, as `read_image` does."""
+    _check_size(*image.size)
+    # The MPO of a phone is a JPEG with extra views of the same scene, so its first frame is the image.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise UnreadableImage("The file holds several images or an animation. Save one slice as PNG and try again.")
     image.load()
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # Pillow inverts such a TIFF at 8 bit only
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        grey = _grey_from_deep(np.asarray(image, dtype=np.float32))
-        return ImageOps.invert(grey) if white_is_zero else grey
+        gray = _window(np.asarray(image))
+        return ImageOps.invert(gray) if white_is_zero else gray
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, layer)
-    # Through RGB, because palette and CMYK pictures have no direct way to grey that all Pillow versions share.
+    # Through RGB, because palette and CMYK images have no direct conversion to gray that all Pillow versions share.
     return image if image.mode == "L" else image.convert("RGB").convert("L")
 
 
-def _check_shape(image: Image.Image) -> None:
-    width, height = image.size
+def _check_size(width: int, height: int) -> None:
+    """Refuse an image before it is decoded."""
     if width * height > MAX_PIXELS:
         raise UnreadableImage(TOO_LARGE_TEXT)
     if min(width, height) < MIN_SIDE:
         raise UnreadableImage(
-            f"The picture has {width} × {height} pixels; a scan needs at least {MIN_SIDE} on each side. "
-            "Use the picture in its full size."
+            f"The image has {width} × {height} pixels; a scan needs at least {MIN_SIDE} on each side. "
+            "Use the image in its full size."
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise UnreadableImage(
-            f"The picture has {width} × {height} pixels, a strip. Crop it to one slice that shows the whole head."
+            f"The image has {width} × {height} pixels, a strip. Crop it to one slice that shows the whole head."
         )
-    # A phone's MPO is a JPEG with extra views of the same picture, so its first frame is the picture.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise UnreadableImage("The file holds several pictures or an animation. Save one slice as PNG and try again.")
 
 
-def _grey_from_deep(values: np.ndarray) -> Image.Image:
-    if not (np.abs(values) < ABSURD_VALUE).all():  # nor is NaN
-        raise UnreadableImage("The picture holds values that are not numbers. Export the slice again as 8 or 16 bit.")
-    black, white = _window(values)
+def _window(values: np.ndarray) -> Image.Image:
+    """Return values [H, W] of more than 8 bits as a gray image, windowed where they were not made for display."""
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which is refused
+        values = values.astype(np.float32)
+    if not (np.abs(values) < MAX_VALUE).all():  # false for NaN, too
+        raise UnreadableImage("The image holds values that are not numbers. Export the slice again as 8 or 16 bit.")
+    black, white = _display_range(values)
     scaled = (values - black) / ((white - black) or 1.0)
     return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
 
 
-def _window(values: np.ndarray) -> tuple[float, float]:
+def _display_range(values: np.ndarray) -> tuple[float, float]:
+    """Return the values that are shown black and white."""
     low, high = float(values.min()), float(values.max())
     bright = float(np.percentile(values, WHITE_PERCENTILE))
     for white in DISPLAY_WHITES:

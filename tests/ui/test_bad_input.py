@@ -48,20 +48,20 @@ def png_that_claims(side: int) -> bytes:
 # name: (file name, content, what is wrong, what to do)
 BAD = {
     "empty": ("scan.png", b"", "empty", "Export the slice again"),
-    "noise": ("scan.jpg", random.Random(0).randbytes(5000), "not a picture", "Save one slice as PNG"),
-    "text": ("scan.png", b"It hurts here.", "not a picture", "Save one slice as PNG"),
-    "truncated png": ("scan.png", encoded(SCAN, "PNG")[:900], "cut off", "download it again"),
-    "truncated jpeg": ("scan.jpg", encoded(SCAN, "JPEG")[:900], "cut off", "download it again"),
+    "noise": ("scan.jpg", random.Random(0).randbytes(5000), "not an image", "Save one slice as PNG"),
+    "text": ("scan.png", b"It hurts here.", "not an image", "Save one slice as PNG"),
+    "truncated png": ("scan.png", encoded(SCAN, "PNG")[:900], "incomplete", "download it again"),
+    "truncated jpeg": ("scan.jpg", encoded(SCAN, "JPEG")[:900], "incomplete", "download it again"),
     "svg": ("scan.svg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG", "Save one slice as PNG"),
     "svg in disguise": ("scan.png", b"<?xml version='1.0'?><svg/>", "SVG", "Save one slice as PNG"),
     "dicom": ("scan.dcm", bytes(128) + b"DICM" + bytes(500), "DICOM", "Save one slice as PNG"),
     "animated gif": ("scan.gif", animated("GIF"), "GIF", "Save one slice as PNG"),
     "animated png": ("scan.png", animated("PNG"), "animation", "Save one slice as PNG"),
     "animated webp": ("scan.webp", animated("WEBP"), "animation", "Save one slice as PNG"),
-    "stack of slices": ("scan.tif", animated("TIFF"), "several pictures", "Save one slice as PNG"),
+    "stack of slices": ("scan.tif", animated("TIFF"), "several images", "Save one slice as PNG"),
     "1 pixel wide": ("scan.png", encoded(Image.new("L", (1, 300)), "PNG"), "1 × 300", "full size"),
     "20,000 pixels square": ("scan.png", png_that_claims(20_000), "50 million pixels", "Scale it down"),
-    "50 MB": ("scan.bmp", b"BM" + bytes(50 * 2**20), "50 MB", "make the picture smaller"),
+    "50 MB": ("scan.bmp", b"BM" + bytes(50 * 2**20), "50 MB", "make the image smaller"),
     "no name to speak of": ("..png", b"", "empty", "Export the slice again"),
 }
 
