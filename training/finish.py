@@ -2,14 +2,10 @@
 
 import copy
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,18 +26,14 @@ from training.data.splits import Splits
 from training.evaluation.calibration import fit_temperature
 from training.evaluation.metrics import ClassificationMetrics
 from training.learning.model import center_head
+from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
 from training.learning.state import clear_state
 from training.publish import push_after_training
 from training.report.card import card_of
 from training.report.figures import save_figures
 from training.report.maps import Answers, save_maps
 
-if TYPE_CHECKING:
-    from training.learning.settings import TrainConfig
-
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
-# Where a checkpoint goes says nothing about how it was made.
-NO_SETTINGS = ("output_dir", "push_to_hub", "private", "revision")
 # Maps of up to so many validation pictures set the scale of a method's colours; of a dear method so many as its cost in
 # forward passes allows.
 SCALE_PICTURES = 200
@@ -49,7 +41,7 @@ SCALE_FORWARD_PASSES = 1600
 
 
 def finish(
-    config: "TrainConfig",
+    config: TrainConfig,
     accelerator: Accelerator,
     model: torch.nn.Module,
     preprocessing: Preprocessing,
@@ -76,7 +68,7 @@ def finish(
 
     logits = predict(model, scans, splits.validation, to_input)
     section = {"temperature": fit_temperature(logits, torch.tensor(scans.labels[splits.validation]))}
-    section |= {"training": {key: value for key, value in asdict(config).items() if key not in NO_SETTINGS}}
+    section |= {"training": settings_record(config)}
     classifier = write_checkpoint(config, model, preprocessing, scans, splits.validation, logits, section)
 
     on_device = copy.deepcopy(classifier.model).to(accelerator.device)
@@ -86,12 +78,10 @@ def finish(
     results = {
         name: measure(answers[name] / temperature, scans, groups, indices, config) for name, indices in measured.items()
     }
-    # A resumed run ends as one that was never stopped, so its command is that one's.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    commands = [shlex.join(["accelerate", "launch", "training/train.py", *arguments])]
+    commands = [command_of(config)]
     training = describe_training(history, speed, accelerator)
     if earlier is not None:
-        commands.insert(0, earlier["command"])
+        commands.insert(0, command_without_paths(earlier["command"]))
         start = f"{earlier['init']}; then {start}"
         training["seconds"] += earlier["training"]["seconds"]
     metrics = {
@@ -126,7 +116,7 @@ def predict(model: torch.nn.Module, scans: Scans, indices: np.ndarray, to_input:
 
 
 def write_checkpoint(
-    config: "TrainConfig",
+    config: TrainConfig,
     model: torch.nn.Module,
     preprocessing: Preprocessing,
     scans: Scans,
@@ -178,7 +168,7 @@ def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -
     return {method: scale for method, scale in scales.items() if scale > 0}
 
 
-def measure(logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.ndarray, config: "TrainConfig") -> dict:
+def measure(logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.ndarray, config: TrainConfig) -> dict:
     """Return every metric of one split from calibrated logits [n, classes]."""
     names = scans.label_names
     return ClassificationMetrics(keep_in_memory=True).compute(
@@ -208,11 +198,11 @@ def bare_speed(model: torch.nn.Module, batch_size: int, size: int, device: torch
     return batch_size / min(seconds)
 
 
-def describe_data(config: "TrainConfig", scans: Scans, groups: np.ndarray, splits: Splits) -> dict:
+def describe_data(config: TrainConfig, scans: Scans, groups: np.ndarray, splits: Splits) -> dict:
     report = duplicate_report(groups, scans.labels, scans.label_names, scans.official_split)
     numbers = ("images", "distinct_pictures", "test_images", "test_images_with_copy_in_train")
     return {
-        "source": config.dataset or config.kaggle or Path(config.data_dir).name,
+        "source": config.dataset or config.kaggle or Path(config.data_dir).resolve().name,
         "fingerprint": scans.fingerprint,
         **{key: report[key] for key in numbers},
         "left_out": len(scans.left_out),

@@ -26,7 +26,7 @@ from training.data.boxes import load_boxes
 from training.data.duplicate_groups import duplicate_groups
 from training.data.loader import EpochSampler, ScanDataset, ToInput, evaluation_loader, train_loader
 from training.data.sources import DataError, Scans, load_scans
-from training.data.splits import Splits, split_scans
+from training.data.splits import SplitIdentity, Splits, split_scans
 from training.learning.loop import train_epoch, validate
 from training.learning.losses import BoxLoss, Loss
 from training.learning.model import build_model, earlier_run, load_teacher
@@ -62,7 +62,7 @@ def train(config: TrainConfig, accelerator: Accelerator) -> None:
         start_afresh(output_dir)
     scans, groups, splits = load_data(config, accelerator)
     sizes_of_splits = {name: len(indices) for name, indices in vars(splits).items()}
-    split = (config.split, config.seed, scans.fingerprint, sizes_of_splits)
+    split = SplitIdentity(config.split, config.seed, scans.fingerprint, sizes_of_splits)
     earlier = earlier_run(config.init_weights, split)
     teacher = load_teacher(config.teacher, split) if config.teacher else None
     with accelerator.main_process_first():

@@ -46,7 +46,7 @@ def run(data, output, *more):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_scans(tmp_path_factory.mktemp("data"), train=20, test=5)
+    return write_scans(tmp_path_factory.mktemp("scans") / "data", train=20, test=5)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,9 @@ def test_the_folder_holds_a_checkpoint(trained):
     assert [row["size"] for row in metrics["history"]] == [32, 32, 48, 48]
     assert metrics["data"]["n"] == {"train": 60, "validation": 20, "test": 20}
     assert metrics["split"] == "purged"
-    assert metrics["command"].startswith("accelerate launch training/train.py --data-dir")
+    assert metrics["command"].startswith("accelerate launch training/train.py --output-dir whole --data-dir data")
+    written = [(folder / name).read_text() for name in ("config.json", "metrics.json", "README.md")]
+    assert not any(str(folder.parent.parent) in text for text in written)
 
 
 def test_the_checkpoint_answers_as_measured(trained, data):

@@ -180,4 +180,4 @@ def test_a_run_with_boxes_tells_so(tmp_path):
     output = tmp_path / "run"
     done = run(data, output, "--boxes", str(file), "--sizes", "32:1,48:1")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((output / "config.json").read_text())["brain_xai"]["training"]["boxes"] == str(file)
+    assert json.loads((output / "config.json").read_text())["brain_xai"]["training"]["boxes"] == "boxes.csv"

@@ -1,5 +1,6 @@
 """Train, validation and test splits without leaks, and what tells one split from another."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,24 @@ class Splits:
     test: np.ndarray
 
 
+@dataclass(frozen=True)
+class SplitIdentity:
+    """What distinguishes one split from another.
+
+    `split` is its kind, `fingerprint` the hash of the data, `sizes` {"train": n, "validation": n, "test": n}.
+    """
+
+    split: str
+    seed: int
+    fingerprint: str
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, metrics: Mapping) -> "SplitIdentity":
+        """Read the identity from the content of metrics.json; raises `KeyError` if it is not recorded."""
+        return cls(metrics["split"], metrics["seed"], metrics["data"]["fingerprint"], metrics["data"]["n"])
+
+
 def split_scans(
     scans: Scans,
     groups: np.ndarray,
@@ -34,6 +53,8 @@ def split_scans(
     Validation is always drawn by group, class by class. Pictures that carry two labels are used for neither training
     nor validation, because one of the labels is wrong. Raises `DataError`.
     """
+    if split not in SPLITS:
+        raise DataError(f"There is no split {split!r}. Use one of: {', '.join(SPLITS)}.")
     random = np.random.default_rng(seed)
     is_test = scans.official_split == "test"
     if split == "grouped":
@@ -56,9 +77,8 @@ def split_scans(
     return Splits(train, validation, test)
 
 
-def split_of(metrics: dict) -> tuple:
-    """Return what tells one split from another: its kind, seed, data and sizes, from the content of metrics.json."""
-    return metrics["split"], metrics["seed"], metrics["data"]["fingerprint"], metrics["data"]["n"]
+def split_of(metrics: dict) -> SplitIdentity:
+    return SplitIdentity.of(metrics)
 
 
 def _draw_groups(

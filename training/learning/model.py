@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from brain_xai.checkpoint.catalog import load_checkpoint
 from training.data.sources import DataError
-from training.data.splits import split_of
+from training.data.splits import SplitIdentity
 
 
 def build_model(
@@ -62,18 +62,18 @@ def center_head(model: torch.nn.Module) -> None:
             head.bias -= head.bias.mean()
 
 
-def load_teacher(folder: str, split: tuple) -> torch.nn.Module:
-    """Return the frozen model of a checkpoint of the same `split` (see `split_of`); raises `DataError` for any other.
+def load_teacher(folder: str, split: SplitIdentity) -> torch.nn.Module:
+    """Return the frozen model of a checkpoint of the same `split`; raises `DataError` for any other.
 
     A teacher of another split may have seen the pictures its pupil is measured on.
     """
     teacher = load_checkpoint(folder)
-    if split_of(teacher.metrics) != split:
+    if SplitIdentity.of(teacher.metrics) != split:
         raise DataError(f"The teacher {folder} was trained on another split: it may have seen the test pictures.")
     return teacher.model
 
 
-def earlier_run(init_weights: str | None, split: tuple) -> dict | None:
+def earlier_run(init_weights: str | None, split: SplitIdentity) -> dict | None:
     """Return the metrics.json beside the starting weights, None where they are not from a run of ours.
 
     Raises `DataError` where that run was on another split and this one is not just for comparison: it may have seen
@@ -83,6 +83,6 @@ def earlier_run(init_weights: str | None, split: tuple) -> dict | None:
     if metrics is None or not metrics.is_file():
         return None
     earlier = json.loads(metrics.read_text(encoding="utf-8"))
-    if split_of(earlier) != split and split[0] != "official":
+    if SplitIdentity.of(earlier) != split and split.split != "official":
         raise DataError(f"{init_weights} was trained on another split: it may have seen the test pictures.")
     return earlier

@@ -1,9 +1,19 @@
 """TrainConfig: every setting of a training run, and the one place of its defaults."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+import os
+import re
+import shlex
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
 
 from training.data.sources import DataError
+
+# Where a run writes and what it publishes: fields that do not change the result.
+OUTPUT_FIELDS = ("output_dir", "resume", "push_to_hub", "private", "revision")
+# Fields that may hold a path of this machine. Only its last part is published.
+PATH_FIELDS = ("output_dir", "data_dir", "init_weights", "teacher", "boxes")
+CHECKPOINT_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 
 @dataclass(frozen=True)
@@ -61,3 +71,45 @@ class TrainConfig:
         if not sizes or sizes != sorted(sizes):
             raise DataError(f"--sizes {self.sizes} must name at least one epoch, and sizes must not shrink.")
         return sizes
+
+
+def settings_record(settings: TrainConfig) -> dict:
+    """Return the settings that determine the result, without local paths, for config.json."""
+    return {name: _published(name, value) for name, value in asdict(settings).items() if name not in OUTPUT_FIELDS}
+
+
+def command_of(settings: TrainConfig) -> str:
+    """Return the command line that repeats a run: every setting that differs from its default, without local paths.
+
+    `--resume` is left out, because a resumed run ends like an uninterrupted one.
+    """
+    words = ["accelerate", "launch", "training/train.py"]
+    for setting in fields(settings):
+        value, flag = getattr(settings, setting.name), setting.name.replace("_", "-")
+        if value == setting.default or setting.name == "resume":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(_published(setting.name, value))]
+    return shlex.join(words)
+
+
+def command_without_paths(command: str) -> str:
+    """Shorten the local paths in a recorded training command, one command per line, to their last parts."""
+    names = {f"--{name.replace('_', '-')}": name for name in PATH_FIELDS}
+    lines = []
+    for line in command.splitlines():
+        words = [part for word in shlex.split(line) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
+        flags = [names.get(word.replace("_", "-")) for word in ["", *words[:-1]]]
+        lines.append(shlex.join(_published(flag, word) for flag, word in zip(flags, words, strict=True)))
+    return "\n".join(lines)
+
+
+def _published(name: str | None, value: Any) -> Any:
+    """Return what is published of a setting: of a local path only its last part, as folders may hold a user name."""
+    if name not in PATH_FIELDS or value is None:
+        return value
+    if name == "teacher" and CHECKPOINT_ID.fullmatch(value) and not Path(value).exists():
+        return value
+    return Path(os.path.abspath(value)).name
