@@ -75,7 +75,7 @@ def show(
 def show_new(image: Upload, checkpoint: str, opacity: float, outline: bool, running: threading.Event | None) -> tuple:
     """Start afresh with a new picture or checkpoint: method and class first, then what `show` shows."""
     try:
-        labels = chosen_classifier(checkpoint).label_names
+        labels = chosen_classifier(checkpoint, allow_fallback=True).label_names
     except Refusal:
         labels = ()
     choices = [(texts.PREDICTED, "predicted"), *((texts.label_text(label), label) for label in labels)]
@@ -136,7 +136,7 @@ def redraw(shown: Explanation | None, opacity: float, outline: bool) -> tuple:
 def about_model(checkpoint: str) -> str:
     """Describe a checkpoint in Markdown."""
     try:
-        classifier = chosen_classifier(checkpoint)
+        classifier = chosen_classifier(checkpoint, allow_fallback=True)
     except Refusal as refusal:
         return refusal.message
     return texts.about_model(classifier.info, classifier.metrics, classifier.notices)
@@ -146,7 +146,7 @@ def warm_up() -> None:
     """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
     hub_follower.look_at(allowed_checkpoints())
     try:
-        classifier = chosen_classifier("default")
+        classifier = chosen_classifier("default", allow_fallback=True)
     except Refusal:  # the page says so, and the other models work
         return
     try:
@@ -182,7 +182,7 @@ def _answer(
     progress: Progress | None = None,
 ) -> Shows:
     try:
-        classifier, scan = chosen_classifier(checkpoint), uploaded_scan(image)
+        classifier, scan = chosen_classifier(checkpoint, allow_fallback=True), uploaded_scan(image)
         watched = progress and _with_preview(progress, classifier, scan, method, opacity)
         explanation = explained(classifier, scan, method, target, watched)
     except Refusal as refusal:
@@ -202,7 +202,7 @@ def _answer(
         notice=notice,
         answer=gr.update(visible=True),
         reasons=gr.update(visible=True),
-        probabilities={texts.label_text(label): p for label, p in prediction.probabilities.items()},
+        probabilities={texts.heading(label): p for label, p in prediction.probabilities.items()},
         accuracy=texts.accuracy(classifier.metrics),
         overlay=picture,
         caption=caption,
@@ -217,14 +217,16 @@ def _side_by_side(
     image: Upload, checkpoint: str, method: str, target: str, opacity: float, outline: bool, progress: Progress
 ) -> Shows:
     try:
-        classifier = chosen_classifier(checkpoint)
+        classifier = chosen_classifier(checkpoint, allow_fallback=True)
         comparison = compare(classifier, uploaded_scan(image), target, progress)
     except Refusal as refusal:
         return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
     pictures = [
         (
             drawn(explanation, opacity, outline),
-            texts.short_caption(METHODS[explanation.method], measured_quality(classifier, explanation.method)),
+            texts.short_caption(
+                METHODS[explanation.method], explanation.label, measured_quality(classifier, explanation.method)
+            ),
         )
         for explanation in comparison.explanations
     ]

@@ -31,15 +31,19 @@ class Refusal(gr.Error):
         super().__init__(sentence, print_exception=False)
 
 
-def chosen_classifier(checkpoint: str) -> Classifier:
-    """Return the classifier of an allowed checkpoint; raises `Refusal`."""
+def chosen_classifier(checkpoint: str, *, allow_fallback: bool = False) -> Classifier:
+    """Return the classifier of an allowed checkpoint.
+
+    With `allow_fallback` a bundled classifier may stand in for one that was never fetched from the Hub; its warnings
+    then say so. Raises `Refusal`.
+    """
     allowed = allowed_checkpoints()
     if checkpoint == "default":
         checkpoint = allowed[0]
     if checkpoint not in allowed:
         raise Refusal(texts.unknown_checkpoint(allowed))
     try:
-        return hub_follower.classifier_of(checkpoint)
+        return hub_follower.classifier_of(checkpoint, allow_fallback)
     except CheckpointError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
         # What is wrong with a checkpoint on the Hub is public; of this machine's folders nothing is told.

@@ -56,6 +56,7 @@ def build_page() -> gr.Blocks:
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
         _page(page, allowed)
         _endpoints()
+    api.refuse_unreadable_calls(page)
     return page.queue(**QUEUE)
 
 
@@ -119,7 +120,13 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
             compare = gr.Button(texts.COMPARE, elem_id="compare")
     # How many stand side by side, the style sheet decides by the width of the page.
     gallery = gr.Gallery(
-        format="png", height="auto", object_fit="contain", visible=False, interactive=False, elem_id="gallery"
+        format="png",
+        height="auto",
+        object_fit="contain",
+        visible=False,
+        interactive=False,
+        buttons=["download_all", "download", "fullscreen"],  # the default includes Share, which publishes the image
+        elem_id="gallery",
     )
     gallery_notes = gr.HTML(padding=False, elem_id="gallery-notes")
     with gr.Row():
@@ -174,13 +181,13 @@ def _page(page: gr.Blocks, allowed: list[str]) -> None:
 def _endpoints() -> None:
     """Define the public API: hidden components, because they give it its types, defaults and files that are deleted."""
     with gr.Column(visible=False):
-        image = gr.Image(type="filepath", image_mode=None, label="image")
+        image = gr.Image(type="filepath", image_mode=None, label="image", buttons=[])
         checkpoint = gr.Textbox("default", label="checkpoint")
         method = gr.Textbox(handlers.FIRST_METHOD, label="method")
         target = gr.Textbox("predicted", label="target")
-        overlay = gr.Image(format="png", label="overlay")
+        overlay = gr.Image(format="png", label="overlay", buttons=[])
         attribution = gr.File(label="attribution")
-        gallery = gr.Gallery(format="png", label="gallery")
+        gallery = gr.Gallery(format="png", label="gallery", buttons=[])
         facts = gr.JSON(label="facts")
         call = gr.Button()
     call.click(

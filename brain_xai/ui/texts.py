@@ -51,6 +51,10 @@ READING = """
 NO_PICTURE = "There is no picture yet. Choose a picture of one MRI slice; in Python, pass handle_file(path)."
 PICTURE_EXPIRED = f"Your picture was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
 MAP_EXPIRED = f"This map was deleted: results are kept for {KEPT_MINUTES} minutes. Please choose your picture again."
+UNREADABLE_CALL = (
+    "This call cannot be read. `image` must be an uploaded file: in Python, pass handle_file(path); over HTTP, upload "
+    'the file first and send {"path": …, "meta": {"_type": "gradio.FileData"}}. The API page lists every argument.'
+)
 CHECKPOINT_UNAVAILABLE = "This model cannot be loaded at the moment. Choose another one, or try again later."
 NO_CHECKPOINT = (
     "There is no checkpoint to serve. Train one (training/train.py) into brain_xai/bundled/<name>, or name one in "
@@ -60,7 +64,8 @@ NO_CHECKPOINT = (
 PREDICT_DESCRIPTION = "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1."
 EXPLAIN_DESCRIPTION = (
     "Explain one class of one scan: the overlay (PNG), the attribution (.npy, float32 [H, W], > 0 speaks for "
-    'the label; its unit is in `settings`) and what they mean (JSON). `target` is a label or "predicted".'
+    "the label) and what they mean (JSON): `unit` and `scale` (the evidence drawn in full color) of the attribution, "
+    'the `prediction`, and more. `target` is a label or "predicted".'
 )
 COMPARE_DESCRIPTION = (
     "Explain one class of one scan by every method that works on the checkpoint: a gallery of overlays, each with its "
@@ -69,7 +74,9 @@ COMPARE_DESCRIPTION = (
 CHECKPOINTS_DESCRIPTION = "List the checkpoints this server offers, the default first, with their measured metrics."
 
 # Only display text: which classes there are is up to the checkpoint.
-LABEL_TEXTS = {"notumor": "no tumour", "pituitary": "pituitary tumour"}
+NO_TUMOR = "notumor"
+# Never the bare words "no tumor": the model can only say that it recognized none.
+LABEL_TEXTS = {NO_TUMOR: "no tumor recognized", "pituitary": "pituitary tumor"}
 SPLIT_TEXTS = {
     "purged": "No copy of a test scan was used for training.",
     "grouped": "No copy of a test scan was used for training.",
@@ -78,8 +85,19 @@ SPLIT_TEXTS = {
 
 
 def label_text(label: str) -> str:
-    """Return a class key as people say it: "notumor" -> "no tumour", "low_grade" -> "low grade"."""
+    """Return the text of a class key: "notumor" -> "no tumor recognized", "low_grade" -> "low grade"."""
     return LABEL_TEXTS.get(label, label.replace("_", " "))
+
+
+def heading(label: str) -> str:
+    """Return the text of a class key as a heading: "notumor" -> "No tumor recognized"."""
+    text = label_text(label)
+    return text[:1].upper() + text[1:]
+
+
+def is_tumor(label: str) -> bool:
+    """Return whether a class is a kind of tumor, so that a map for it can point at one."""
+    return label != NO_TUMOR
 
 
 def unknown_checkpoint(allowed: Sequence[str]) -> str:
@@ -115,27 +133,33 @@ def revision_refused(checkpoint: str, revision: str) -> str:
 
 def caption(method: Method, label: str, quality: Mapping | None) -> str:
     """Say in HTML what a map shows, and how often such maps point at the tumour."""
-    colours = "orange speaks for it, blue against it." if method.signed else "orange is what it hangs on."
-    measured = f'<br><span class="fine-print">{escape(how_good(quality))}</span>'
-    return f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colours}{measured}"
+    colors = (
+        "orange speaks for it, blue against it."
+        if method.signed
+        else "the more orange, the more an area matters. This map does not tell for from against."
+    )
+    measured = f'<br><span class="fine-print">{escape(how_good(quality))}</span>' if is_tumor(label) else ""
+    return f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colors}{measured}"
 
 
 def how_good(quality: Mapping | None) -> str:
     """Say how often the maps of a method point at the tumour, from what was measured for this model."""
     pointing = (quality or {}).get("pointing_game")
     if not pointing:
-        return "Nobody has measured how often this method points at the tumour with this model."
+        return "How often this method points at the tumor has not been measured for this model."
     return (
-        f"On {pointing['n']:,} scans with a marked tumour, the strongest point of this method's map lay inside it in "
-        f"{_percent(pointing['value'])} (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
+        f"In {_percent(pointing['value'])} of {pointing['n']:,} test scans with a marked tumor, the strongest point of "
+        f"this method's map lay inside the tumor (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
         f"{_percent(pointing['high'])})."
     )
 
 
-def short_caption(method: Method, quality: Mapping | None) -> str:
-    """Say below a small map which method drew it, and how often it points at the tumour."""
+def short_caption(method: Method, label: str, quality: Mapping | None) -> str:
+    """Return the caption of a small map: its method, and how often that method points at the tumor in test scans."""
     pointing = (quality or {}).get("pointing_game")
-    return f"{method.title}: on the tumour in {_percent(pointing['value'])}" if pointing else method.title
+    if not pointing or not is_tumor(label):
+        return method.title
+    return f"{method.title} (hit the tumor in {round(100 * pointing['value'])} of 100 test scans)"
 
 
 def gallery_label(label: str) -> str:

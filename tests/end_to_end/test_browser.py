@@ -1,5 +1,6 @@
 """A visitor in a real browser: from the upload to the map, with no internet, beside another visitor."""
 
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -140,6 +141,10 @@ def test_all_methods_side_by_side(width, visit, scan):
         assert caption.evaluate("caption => caption.scrollWidth <= caption.clientWidth"), "nothing is cut off"
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert not page.locator("#cancel").is_visible()
+    page.locator("#gallery button.thumbnail-item").first.click()
+    page.get_by_label("Fullscreen").last.wait_for()
+    shares = page.locator("[aria-label*=share i], [title*=share i]")
+    assert shares.count() + page.get_by_role("button", name=re.compile("share", re.I)).count() == 0
 
 
 def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):

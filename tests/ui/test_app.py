@@ -1,5 +1,6 @@
 """The page and its endpoints: the contract, one visitor beside another, and nothing kept."""
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -24,6 +25,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image, ImageChops
 
 from brain_xai import METHODS, explain, load_checkpoint
+from brain_xai.checkpoint.catalog import bundled_checkpoints
 from brain_xai.classifier import CheckpointInfo, PredictionWarning
 from brain_xai.explanation import Cancelled
 from brain_xai.overlay import draw_overlay
@@ -33,6 +35,7 @@ from brain_xai.ui.inputs import OPACITY
 from brain_xai.ui.jobs import Work
 from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
+from tests.helpers.at_hub import use
 from tests.helpers.scans import make_scan
 from tests.helpers.served import METRICS, free_port, save_tiny_checkpoint, served
 
@@ -138,7 +141,14 @@ def test_explain(method, target, client, scan, tiny):
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
         assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(expected)).max() <= 1
-    assert list(facts) == ["method", "target", "label", "settings", "quality", "warnings", "checkpoint", "seconds"]
+    assert list(facts) == [
+        *("method", "target", "label", "prediction", "unit", "scale"),
+        *("settings", "quality", "warnings", "checkpoint", "seconds"),
+    ]
+    assert facts["unit"] == METHODS[method].unit
+    assert facts["scale"] == explanation.scale
+    assert facts["prediction"]["label"] == explanation.prediction.label
+    assert facts["prediction"]["probabilities"] == pytest.approx(explanation.prediction.probabilities, abs=1e-6)
     assert (facts["method"], facts["label"]) == (method, explanation.label)
     assert LABELS[facts["target"]] == explanation.label
     assert facts["quality"] is None
@@ -153,8 +163,11 @@ def test_compare(client, scan, tiny, transformer):
     assert facts["not_applicable"] == {}
     assert (facts["label"], LABELS[facts["target"]]) == ("pituitary", "pituitary")
     classifier = load_checkpoint(tiny)
+    assert facts["prediction"]["label"] == classifier.predict(scan).label
     for entry in gallery[:2]:
         explanation = explain(classifier, scan, entry["caption"], "pituitary")
+        numbers = facts["methods"][entry["caption"]]
+        assert (numbers["unit"], numbers["scale"]) == (METHODS[explanation.method].unit, explanation.scale)
         expected = draw_overlay(explanation, OPACITY)
         with Image.open(entry["image"]) as picture:
             assert np.abs(np.asarray(picture, dtype=int)[..., :3] - np.asarray(expected)).max() <= 1
@@ -235,6 +248,20 @@ def test_a_checkpoint_that_cannot_be_loaded_leaks_no_path(folder, tiny, scan, mo
     assert str(folder) not in refusal.value.message
     assert "no model.safetensors" in capfd.readouterr().err  # the maintainer reads why
     assert [entry["id"] for entry in api.checkpoints()] == [tiny]
+
+
+def test_another_model_never_answers_a_call_but_the_page_may_show_one(scan, tmp_path, monkeypatch, capfd):
+    use(f"http://127.0.0.1:{free_port()}", tmp_path, monkeypatch)  # a Hub that is away
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", "org/never-fetched")
+    for name in ("org/never-fetched", "default"):
+        with pytest.raises(gr.Error, match=r"No other model answers in its place\. Try again"):
+            api.predict(upload(scan), name)
+        with pytest.raises(gr.Error, match="No other model answers"):
+            asyncio.run(api.explain_scan(upload(scan), name))
+    assert api.checkpoints() == []
+    shown = handlers.Shows(*handlers.show_new(upload(scan), "org/never-fetched", 0.7, False, None)[2:])
+    assert shown.shown.prediction.checkpoint.id == bundled_checkpoints()[0]
+    assert "org/never-fetched could not be fetched" in shown.notice
 
 
 def test_no_checkpoint_at_all_ends_with_a_sentence(monkeypatch, tmp_path):
@@ -354,7 +381,7 @@ def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
     _, target, *shown = handlers.show_new(upload(scan), "default", 0.7, False, None)
     shown = handlers.Shows(*shown)
     prediction = load_checkpoint(tiny).predict(scan)
-    assert shown.probabilities == {texts.label_text(label): p for label, p in prediction.probabilities.items()}
+    assert shown.probabilities == {texts.heading(label): p for label, p in prediction.probabilities.items()}
     assert shown.shown.method == "grad_cam"
     assert shown.shown.label == prediction.label
     assert texts.label_text(prediction.label) in shown.caption
@@ -362,7 +389,7 @@ def test_a_picture_is_answered_and_explained_at_once(app, scan, tiny):
     assert "95.1 % of 1,311 test scans (95 % interval 93.9 % to 96.2 %)" in accuracy
     assert shown.answer["visible"] is shown.reasons["visible"] is True
     assert [value for _, value in target["choices"]] == ["predicted", *LABELS]
-    assert ("no tumour", "notumor") in target["choices"]
+    assert ("no tumor recognized", "notumor") in target["choices"]
 
 
 def test_a_slow_method_waits_for_its_button(app, scan):
@@ -424,7 +451,7 @@ def test_layer_activation_comes_with_its_strongest_channels(app, scan):
 
 def test_how_good_a_method_was_measured_to_be_is_said_beside_its_map(folder, scan):
     checkpoint = Path(save_tiny_checkpoint(folder / "measured", LABELS))
-    assert "Nobody has measured" in texts.how_good(None)
+    assert "has not been measured" in texts.how_good(None)
     measured = {"value": 0.744, "low": 0.69, "high": 0.791, "n": 300}
     digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
     explanations = {"checkpoint": {"revision": digest[:12]}, "methods": {"grad_cam": {"pointing_game": measured}}}
@@ -434,9 +461,26 @@ def test_how_good_a_method_was_measured_to_be_is_said_beside_its_map(folder, sca
         facts = client.predict(image=handle_file(scan), api_name="/explain")[2]
         shown = handlers.Shows(*handlers.show_new(upload(scan), "default", 0.7, False, None)[2:])
     assert facts["quality"] == {"pointing_game": measured}
-    caption = shown.caption.replace("\N{NO-BREAK SPACE}", " ")
-    assert "On 300 scans with a marked tumour" in caption
-    assert "74.4 % (95 % interval 69.0 % to 79.1 %)" in caption
+    caption = texts.caption(METHODS["grad_cam"], "glioma", facts["quality"]).replace("\N{NO-BREAK SPACE}", " ")
+    assert "In 74.4 % of 300 test scans with a marked tumor" in caption
+    assert "(95 % interval 69.0 % to 79.1 %)" in caption
+    assert shown.caption == texts.caption(METHODS["grad_cam"], facts["label"], {"pointing_game": measured})
+
+
+def test_a_map_for_no_tumor_is_not_said_to_hit_one():
+    quality = {"pointing_game": {"value": 0.847, "low": 0.8, "high": 0.89, "n": 300}}
+    for method in METHODS.values():
+        assert (
+            texts.short_caption(method, "glioma", quality) == f"{method.title} (hit the tumor in 85 of 100 test scans)"
+        )
+        assert texts.short_caption(method, "notumor", quality) == method.title
+        assert "84.7" in texts.caption(method, "glioma", quality)
+        assert "84.7" not in texts.caption(method, "notumor", quality)
+
+
+def test_only_signed_maps_are_said_to_speak_for_and_against():
+    for method in METHODS.values():
+        assert ("blue against" in texts.caption(method, "glioma", None)) is method.signed
 
 
 def test_the_strongest_area_can_be_outlined(app, scan):
@@ -504,7 +548,9 @@ def test_a_model_without_numbers_is_a_demonstration():
 
 
 def test_labels_as_people_say_them():
-    assert texts.label_text("notumor") == "no tumour"
+    assert texts.label_text("notumor") == "no tumor recognized"
+    assert texts.heading("notumor") == "No tumor recognized"
+    assert texts.heading("pituitary") == "Pituitary tumor"
     assert texts.label_text("low_grade") == "low grade"
 
 
@@ -593,6 +639,47 @@ def breaks_off():
 def test_a_picture_deleted_meanwhile_is_asked_for_again(app, tmp_path):
     with pytest.raises(gr.Error, match=f"uploads are kept for {KEPT_MINUTES} minutes"):
         api.predict(upload(tmp_path / "gone.png"))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("/home/jane/jane-doe.png", 7, ["jane-doe"], {"path": ["jane-doe"]}),
+        {"path": "/home/jane-doe.png", "meta": {"_type": "gradio.FileData"}},
+    ],
+)
+def test_what_is_not_a_file_is_answered_with_a_sentence_and_not_logged(image, address, capfd):
+    for data in ([image, "default"], [image], []):
+        answer = call(address, data)
+        assert "pass handle_file(path)" in answer
+        assert "jane" not in answer
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_path_that_was_not_uploaded_is_not_read(address, scan):
+    for image in (
+        {"path": str(scan)},
+        {"path": str(scan), "url": "http://localhost/scan.png", "meta": {}},
+        {"path": str(scan), "meta": {"_type": "gradio.FileData"}},
+    ):
+        answer = call(address, [image, "default"])
+        assert "pass handle_file(path)" in answer
+        assert "probabilities" not in answer
+
+
+def call(address: str, data: list) -> str:
+    """Call /predict as curl does."""
+    job = httpx.post(f"{address}gradio_api/call/predict", json={"data": data}).json()["event_id"]
+    return httpx.get(f"{address}gradio_api/call/predict/{job}").text
+
+
+def test_nothing_can_be_shared_with_a_public_site(page):
+    configured = [
+        (block["type"], block["props"].get("buttons") or ()) for block in page.get_config_file()["components"]
+    ]
+    assert {kind for kind, buttons in configured if buttons} >= {"gallery", "image"}
+    assert not [kind for kind, buttons in configured if "share" in buttons]
 
 
 def test_nothing_about_a_visitor_is_logged(client, scan, capfd):
