@@ -1,9 +1,26 @@
 """Brain XAI: classify brain-MRI slices and show what the answer rests on."""
 
-from brain_xai.checkpoint.catalog import load_checkpoint
-from brain_xai.explanation import MethodNotApplicable, explain
-
-# From here on `brain_xai.explain` is the function; the modules beside it are imported by their full names.
+from brain_xai.checkpoint import CheckpointError, load_checkpoint
+from brain_xai.classifier import Classifier, Prediction
+from brain_xai.explanation import Cancelled, Explanation, MethodNotApplicable, explain, explain_all
 from brain_xai.methods import METHODS
+from brain_xai.overlay import draw_overlay
+from brain_xai.preprocess import UnreadableImage
 
-__all__ = ["METHODS", "MethodNotApplicable", "explain", "load_checkpoint"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Cancelled",
+    "CheckpointError",
+    "Classifier",
+    "Explanation",
+    "MethodNotApplicable",
+    "Prediction",
+    "UnreadableImage",
+    "__version__",
+    "draw_overlay",
+    "explain",
+    "explain_all",
+    "load_checkpoint",
+]
