@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import save
 
 from brain_xai import load_checkpoint
@@ -19,8 +23,8 @@ from tests.helpers.local_hub.__main__ import serve
 from tests.helpers.scans import LABELS, make_scan, write_scans
 from tests.helpers.served import save_tiny_checkpoint
 from tests.training.test_card import make_metrics
-from training import publish as publishing
-from training.publish import PushError, main, push, push_after_training, push_space
+from training.publish import PushError, check_token, main, push, push_after_training, push_space
+from training.publishing import upload
 from training.publishing.space import SpaceError, check_front_matter, space_files
 
 # The Hub's client itself still says `data=` where httpx wants `content=`.
@@ -55,12 +59,44 @@ def write_metrics(folder, macro_f1, seed=0):
 def hub(tmp_path, monkeypatch):
     with serve(tmp_path / "hub") as hub:
         use(hub.endpoint, tmp_path / "cache", monkeypatch)
-        monkeypatch.setattr(publishing, "PAUSES", (0.01,) * 4)
+        monkeypatch.setattr(upload, "RETRY_DELAYS", (0.01,) * 4)
         yield hub
+
+
+@contextmanager
+def http_server(status):
+    """A server that answers every request with a status and nothing else."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *arguments):
+            """Keep the test's output clean."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def commits(branch="main"):
     return [commit.commit_id for commit in HfApi().list_repo_commits(REPO, revision=branch)]
+
+
+def tags():
+    return {tag.name: tag.target_commit for tag in HfApi().list_repo_refs(REPO).tags}
+
+
+def branches():
+    return {branch.name: branch.target_commit for branch in HfApi().list_repo_refs(REPO).branches}
 
 
 def assert_each_file_was_sent_once(hub):
@@ -81,11 +117,8 @@ def test_one_commit_and_a_tag(hub, folder):
         ".gitattributes", "config.json", "model.safetensors", "metrics.json", "README.md",
         "figures/curves.png", "figures/maps.png", "examples/glioma.png",
     }  # fmt: skip
-    weights = load_checkpoint(folder).info.revision
-    assert published.tag.startswith("run-2")
-    assert published.tag.endswith(weights[:8])
-    [tag] = HfApi().list_repo_refs(REPO).tags
-    assert (tag.name, tag.target_commit) == (published.tag, published.revision)
+    assert re.fullmatch(r"run-20\d{6}-[0-9a-f]{8}", published.tag)
+    assert tags() == {published.tag: published.revision}
     pulled = load_checkpoint(f"{REPO}@{published.tag}")
     assert pulled.info.revision == published.revision
     scan = folder / "examples" / "glioma.png"
@@ -149,8 +182,144 @@ def test_what_cannot_be_compared_is_not_overwritten(hub, folder):
         push(folder, REPO)
     for content in (b"{", b"{}", b"[]"):
         publish(hub, REPO, {"metrics.json": content})
-        with pytest.raises(PushError, match="nobody knows which is better"):
+        with pytest.raises(PushError, match="cannot be compared"):
             push(folder, REPO)
+
+
+# The tag
+
+
+def names_its_commit(published):
+    return tags()[published.tag] == published.revision == load_checkpoint(f"{REPO}@{published.tag}").info.revision
+
+
+@pytest.mark.parametrize("change", ["maps", "metrics", "worse metrics"])
+def test_the_tag_of_a_second_push_of_the_same_weights_names_the_second_commit(hub, folder, change):
+    first = push(folder, REPO)
+    if change == "maps":
+        make_scan("pituitary", 7).save(folder / "figures" / "maps.png")
+    else:
+        write_metrics(folder, 0.9 if change == "metrics" else 0.5)
+    second = push(folder, REPO, overwrite=change == "worse metrics")
+    assert second.revision != first.revision
+    assert second.tag != first.tag
+    assert names_its_commit(first)
+    assert names_its_commit(second)
+
+
+def test_a_tag_is_never_shared_by_two_commits_of_the_same_files(hub, folder):
+    first = push(folder, REPO)
+    write_metrics(folder, 0.9)
+    push(folder, REPO)
+    write_metrics(folder, 0.8)
+    again, elsewhere = push(folder, REPO, overwrite=True), push(folder, REPO, revision="next")
+    assert first.revision != again.revision == elsewhere.revision
+    for published in (first, again, elsewhere):
+        assert names_its_commit(published)
+    assert f'"{REPO}@{again.tag}"' in ModelCard.load(REPO).text
+
+
+def test_main_and_then_a_branch_are_tagged_where_they_are(hub, folder):
+    on_main = push(folder, REPO)
+    publish(hub, REPO, {"NOTES.md": b"by a colleague"})
+    on_branch = push(folder, REPO, revision="next")
+    assert branches()["next"] == on_branch.revision != on_main.revision
+    assert names_its_commit(on_main)
+    assert names_its_commit(on_branch)
+
+
+def test_a_tag_that_somebody_else_puts_elsewhere_is_reported(hub, folder, monkeypatch, capsys):
+    """The name is taken between our look at the tags and our tag; the Hub's client takes that for a success."""
+    create_tag = HfApi.create_tag
+
+    def overtaken(api, *arguments, **options):
+        create_tag(api, **options | {"revision": commits()[-1]})
+        return create_tag(api, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_tag", overtaken)
+    assert main(["push", str(folder), REPO]) == 1
+    printed = capsys.readouterr().err
+    assert f"/commit/{commits()[0]} is on the Hub, but its tag run-" in printed
+    assert f"names the commit {commits()[-1]}" in printed
+    monkeypatch.undo()
+
+
+def test_a_tag_that_was_created_although_the_server_says_500_is_enough(hub, folder, monkeypatch):
+    create_tag = HfApi.create_tag
+
+    def created_but_500(api, *arguments, **options):
+        create_tag(api, *arguments, **options)
+        hub.fault("POST .*/tag/", 500)
+        create_tag(api, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_tag", created_but_500)
+    assert names_its_commit(push(folder, REPO))
+
+
+def test_only_the_tag_is_missing(hub, folder, capsys):
+    hub.fault("POST .*/tag/", 500, times=100)
+    assert main(["push", str(folder), REPO]) == 1
+    printed, commit = capsys.readouterr().err, commits()[0]
+    assert "Not published" not in printed
+    assert f"{hub.endpoint}/{REPO}/commit/{commit} is on the Hub, but its tag run-" in printed
+    assert "status 500: Fault 500" in printed
+    assert "model.safetensors" in HfApi().list_repo_files(REPO)
+    hub.clear_faults()
+    command = shlex.split(printed.splitlines()[-1])
+    assert command[:5] == ["hf", "repos", "tag", "create", REPO]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hf"), *command[1:]],
+        env=os.environ | hub.environment, capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert tags() == {command[5]: commit}
+    assert push(folder, REPO).revision == commit
+
+
+# A branch
+
+
+def test_a_worse_checkpoint_goes_to_a_new_branch(hub, folder):
+    push(folder, REPO)
+    write_metrics(folder, 0.5)
+    published = push(folder, REPO, revision="feat/experiment")
+    assert branches() == {"main": commits()[0], "feat/experiment": published.revision}
+    assert load_checkpoint(f"{REPO}@{published.tag}").metrics["validation"]["macro_f1"]["value"] == 0.5
+    write_metrics(folder, 0.4)
+    with pytest.raises(PushError, match=r"better: macro-F1 0\.5000"):  # the branch is there now
+        push(folder, REPO, revision="feat/experiment")
+
+
+@pytest.mark.parametrize("status", [409, 503])
+def test_a_failed_push_leaves_no_new_branch_behind(hub, folder, status):
+    push(folder, REPO)
+    before = branches()
+    write_metrics(folder, 0.5)
+    hub.fault("POST .*/commit/", status, times=5)
+    with pytest.raises(PushError):
+        push(folder, REPO, revision="next")
+    assert branches() == before
+
+
+def test_a_failed_push_leaves_a_branch_alone_that_was_there(hub, folder):
+    push(folder, REPO)
+    HfApi().create_branch(REPO, branch="next")
+    write_metrics(folder, 0.9)
+    hub.fault("POST .*/commit/", 409, times=5)
+    with pytest.raises(PushError):
+        push(folder, REPO, revision="next")
+    assert "next" in branches()
+
+
+def test_a_conflict_on_a_branch_it_has_created_is_survived(hub, folder):
+    push(folder, REPO)
+    write_metrics(folder, 0.5)
+    hub.fault("POST .*/commit/", 412)
+    published = push(folder, REPO, revision="next")
+    assert branches()["next"] == published.revision
+    hub.fault("POST .*/commit/", "lost")
+    published = push(folder, REPO, revision="other")
+    assert branches()["other"] == published.revision
 
 
 # What may go wrong
@@ -190,7 +359,7 @@ def test_a_file_that_has_arrived_is_not_sent_again(hub, folder):
 
 def test_after_a_failure_the_next_push_goes_on_where_it_was(hub, folder):
     hub.fault("POST .*/commit", 503, times=100)
-    with pytest.raises(PushError, match=r"cannot be reached, or not now \(status 503\)"):
+    with pytest.raises(PushError, match=r"unreachable or temporarily unavailable \(status 503: Service unavailable\)"):
         push(folder, REPO)
     assert len(commits()) == 1
     hub.clear_faults()
@@ -199,7 +368,7 @@ def test_after_a_failure_the_next_push_goes_on_where_it_was(hub, folder):
     assert_each_file_was_sent_once(hub)
 
 
-def test_a_race_is_run_again_on_the_new_head(hub, folder):
+def test_after_a_conflict_it_commits_on_the_new_head(hub, folder):
     hub.fault("POST .*/commit/", 412)
     push(folder, REPO)
     assert len(commits()) == 2
@@ -210,13 +379,13 @@ def test_a_better_checkpoint_that_comes_between_is_not_overwritten(hub, folder, 
     better = json.loads((folder / "metrics.json").read_text())
     better["validation"]["macro_f1"]["value"] = 0.95
     publish(hub, REPO, {})
-    look = publishing._refuse_worse
+    create_commit = HfApi.create_commit
 
-    def look_and_be_overtaken(ours, published):
-        look(ours, published)
+    def overtaken(*arguments, **options):
         publish(hub, REPO, {"metrics.json": json.dumps(better).encode()})
+        return create_commit(*arguments, **options)
 
-    monkeypatch.setattr(publishing, "_refuse_worse", look_and_be_overtaken)
+    monkeypatch.setattr(HfApi, "create_commit", overtaken)
     with pytest.raises(PushError, match=r"better: macro-F1 0\.9500"):
         push(folder, REPO)
     assert "model.safetensors" not in HfApi().list_repo_files(REPO)
@@ -232,15 +401,71 @@ def test_a_refusal_of_the_hub_is_one_sentence(hub, folder, status, sentence):
         push(folder, REPO)
 
 
+def test_a_refusal_without_a_word_names_the_status(folder, tmp_path, monkeypatch):
+    """The client's own text would end in a link to its documentation."""
+    with http_server(404) as endpoint:
+        use(endpoint, tmp_path / "cache", monkeypatch)
+        with pytest.raises(PushError) as refused:
+            push(folder, REPO)
+    assert str(refused.value) == "The Hub refused the request (status 404)."
+
+
 def test_a_token_that_may_only_read(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", hub.read_token)
     with pytest.raises(PushError, match="may not write"):
         push(folder, REPO)
 
 
-def test_a_name_that_is_none(hub, folder):
+@pytest.mark.parametrize("name", ["not a name/at/all", "a/b/c", "onlyname", "org/", "/name", ""])
+def test_a_name_that_is_not_org_and_name_is_refused_before_any_request(hub, folder, name):
     with pytest.raises(PushError, match="it must be org/name"):
-        push(folder, "not a name/at/all")
+        push(folder, name)
+    with pytest.raises(PushError, match="it must be org/name"):
+        push_space(name, ROOT)
+    assert hub.requests == []
+
+
+def test_the_token_can_be_checked_before_a_training(hub, monkeypatch):
+    check_token()
+    for token, sentence in {"hf_read": "read-only", "hf_wrong": "does not know this token"}.items():
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(PushError, match=sentence):
+            check_token()
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PushError, match="There is no token"):
+        check_token()
+
+
+def test_offline_is_not_tried(hub, folder, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert main(["push", str(folder), REPO]) == 1
+    printed = capsys.readouterr().err
+    assert "HF_HUB_OFFLINE is set" in printed
+    assert "Next try" not in printed
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
+        check_token()
+    assert hub.requests == []
+
+
+def test_what_is_not_there_is_not_called_safe(hub, tmp_path, capsys):
+    assert main(["push", str(tmp_path / "nowhere"), REPO]) == 1
+    printed = capsys.readouterr().err
+    assert f"There is no folder {tmp_path / 'nowhere'}." in printed
+    assert "safe" not in printed
+    assert "To try again" not in printed
+    assert hub.requests == []
+
+
+def test_the_same_command_is_not_advised_where_it_cannot_help(hub, folder, capsys):
+    push(folder, REPO)
+    write_metrics(folder, 0.5)
+    assert main(["push", str(folder), REPO]) == 1
+    printed = capsys.readouterr().err
+    assert f"The checkpoint is safe in {folder}." in printed
+    assert "To try again" not in printed
+    hub.fault(".", 503, times=100)
+    assert main(["push", str(folder), REPO, "--overwrite"]) == 1
+    assert f"To try again:\n  python -m training.publish push {folder} {REPO} --overwrite" in capsys.readouterr().err
 
 
 def test_only_what_was_measured_is_published(hub, folder):
@@ -269,7 +494,7 @@ def test_training_goes_on_whatever_happens(hub, folder, capsys):
     hub.fault(".", 503, times=1000)
     push_after_training(folder, REPO, private=True, revision="next")
     printed = capsys.readouterr().err
-    assert "Not published: The Hub cannot be reached" in printed
+    assert "Not published: The Hub is unreachable" in printed
     command = f"python -m training.publish push {folder} {REPO} --private --revision next"
     assert printed.splitlines()[-1].strip() == command
     assert files_of(folder) == before
