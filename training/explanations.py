@@ -1,109 +1,134 @@
-"""Measure how good the maps of a checkpoint are, on pictures with a tumour box that it was not trained on.
+"""Measure how good the maps of a checkpoint are, on images with a tumor box that it was not trained on.
 
 python -m training.explanations --checkpoint bundled/resnet18 --data-dir DIR --boxes DIR/boxes.csv
 
 Writes `explanations.json`, `figures/explanations.png` and the card of the checkpoint folder, and prints a table. The
-check with randomly labelled data (Adebayo et al. 2018) is left out: it needs a second training run to a perfect fit.
+check with randomly labeled data (Adebayo et al. 2018) is left out: it needs a second training run to a perfect fit.
 """
 
-import argparse
 import hashlib
 import json
 import shlex
-import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from transformers import HfArgumentParser
 
-from brain_xai.checkpoint.catalog import BUNDLED, load_checkpoint
+from brain_xai.checkpoint.catalog import checkpoint_folder, is_on_hub, load_checkpoint
 from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
 from brain_xai.methods import METHODS
 from training.data.sources import DataError
 from training.evaluation.held_out import BoxedScans, held_out_scans
-from training.evaluation.map_quality import BOOTSTRAP_SAMPLES, CONSENSUS, Measuring, measure_all
-from training.evaluation.metrics import INTERVAL_LEVEL
+from training.evaluation.map_quality import CONSENSUS, Benchmark, measure_all
+from training.evaluation.metrics import Bootstrap
 from training.report.card import card_of
 from training.report.figures import explanation_quality
 from training.report.tables import explanations_table
 
 FILE = "explanations.json"
-VERSIONS_OF = ("torch", "timm", "captum", "numpy")
+PACKAGES = ("torch", "timm", "captum", "numpy")
 
 
-def measure_explanations(
-    checkpoint: str,
-    data_dir: str,
-    boxes: str,
-    methods: Iterable[str] | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    target: str = "true",
-    baseline: str = "black",
-    command: str = "",
-) -> dict:
-    """Measure the methods, write `explanations.json`, figure and card, and return the content of the file.
+@dataclass(frozen=True)
+class MapSettings:
+    """What is measured; every field is a flag of the command."""
 
-    `checkpoint` is "bundled/<name>" or a folder. `limit` is the most test images any method is measured on; None: every
-    image for cheap methods, fewer for expensive ones, by their declared cost. `target` is "true" (the label of the box,
-    as is usual for localization) or "predicted"; `baseline` is what replaces pixels for SRG, "black" or "blurred".
-    Raises `DataError`, `CheckpointError` and, for a method that does not exist, `ValueError`.
+    checkpoint: str = field(metadata={"help": "bundled/<name> or a checkpoint folder."})
+    data_dir: str = field(metadata={"help": "The data that the checkpoint was trained on."})
+    boxes: str = field(metadata={"help": "CSV of file, x_min, y_min, x_max, y_max in fractions of width and height."})
+    methods: list[str] | None = field(default=None, metadata={"help": "Keys of METHODS; all of them if not given."})
+    limit: int | None = field(
+        default=None,
+        metadata={"help": "Most images for each method. If not given: all; 100 for expensive methods."},
+    )
+    target: Literal["true", "predicted"] = field(
+        default="true", metadata={"help": "The class that is explained; localization usually takes the true one."}
+    )
+    baseline: Literal["black", "blurred"] = field(default="black", metadata={"help": "What replaces pixels for SRG."})
+    seed: int = 0
+
+    def command(self) -> str:
+        """Return the command line of these settings; of paths only the names, as folders can contain user names."""
+        words = ["python", "-m", "training.explanations"]
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if value == setting.default:
+                continue
+            if setting.name in ("checkpoint", "data_dir", "boxes") and not value.startswith("bundled/"):
+                value = Path(value).name
+            words += [f"--{setting.name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
+        return shlex.join(words)
+
+
+def measure_explanations(settings: MapSettings) -> dict:
+    """Measure the maps of a checkpoint.
+
+    Returns:
+        The content of explanations.json.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be loaded.
+        DataError: Data or boxes cannot be read, or are not those of the checkpoint's run.
+        ValueError: A method does not exist, or none works on this architecture.
     """
     started = time.perf_counter()
-    folder = BUNDLED / Path(checkpoint).name if checkpoint.startswith("bundled/") else Path(checkpoint)
-    classifier = load_checkpoint(checkpoint if checkpoint.startswith("bundled/") else folder)
-    refused, chosen = choose_methods(classifier, methods)
+    folder = local_folder(settings.checkpoint)
+    classifier = load_checkpoint(settings.checkpoint)
+    not_applicable, methods = choose_methods(classifier, settings.methods)
     training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["brain_xai"].get("training", {})
-    sets = held_out_scans(classifier, training, data_dir, boxes, seed)
-    answers = {name: predictions(classifier, scans.pixels[:limit]) for name, scans in sets.items()}
-    targets = answers if target == "predicted" else {name: scans.labels for name, scans in sets.items()}
-    measured = measure_all(Measuring(classifier, sets, targets, limit, seed, baseline), chosen, answers["test"])
-    content = {
+    sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
+    predictions = {name: predict(classifier, scans.pixels[: settings.limit]) for name, scans in sets.items()}
+    targets = predictions if settings.target == "predicted" else {name: scans.labels for name, scans in sets.items()}
+    benchmark = Benchmark(classifier, sets, targets, settings.limit, settings.seed, settings.baseline)
+    measured = measure_all(benchmark, methods, predictions["test"])
+    return {
+        **describe(settings, benchmark),
+        **measured,
+        "not_applicable": not_applicable,
+        "versions": {package: version(package) for package in PACKAGES},
+        "command": settings.command(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def describe(settings: MapSettings, benchmark: Benchmark) -> dict:
+    """Return what was measured: the checkpoint, the images, and how."""
+    classifier = benchmark.classifier
+    return {
         "checkpoint": {
-            "name": folder.resolve().name,
+            "name": local_folder(settings.checkpoint).resolve().name,
             "revision": classifier.info.revision,
             "architecture": classifier.info.architecture,
         },
         "split": classifier.metrics["split"],
-        "target": target,
-        "baseline": baseline,
-        "seed": seed,
-        "limit": limit,
+        "target": settings.target,
+        "baseline": settings.baseline,
+        "seed": settings.seed,
+        "limit": settings.limit,
         "data": {"fingerprint": classifier.metrics["data"]["fingerprint"]},
-        "boxes": {"fingerprint": hashlib.sha256(Path(boxes).read_bytes()).hexdigest()[:12]},
+        "boxes": {"fingerprint": hashlib.sha256(Path(settings.boxes).read_bytes()).hexdigest()[:12]},
         "image_size": list(classifier.preprocessing.size),
-        "sets": {name: describe(scans, classifier.label_names) for name, scans in sets.items()},
-        "interval": {
-            "level": INTERVAL_LEVEL,
-            "method": "percentile bootstrap by duplicate group",
-            "samples": BOOTSTRAP_SAMPLES,
-            "seed": seed,
-        },
-        **measured,
-        "not_applicable": refused,
-        "versions": {name: version(name) for name in VERSIONS_OF},
-        "command": command,
-        "seconds": round(time.perf_counter() - started, 1),
+        "sets": {name: class_counts(scans, classifier.label_names) for name, scans in benchmark.sets.items()},
+        "interval": Bootstrap(seed=settings.seed).describe(),
     }
-    save(content, folder)
-    return content
 
 
-def save(content: dict, folder: Path) -> None:
-    """Write the numbers and their figure into a checkpoint folder, and its card anew where it has one."""
-    (folder / FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "figures").mkdir(exist_ok=True)
-    explanation_quality(content, folder / "figures" / "explanations.png")
-    if (folder / "README.md").is_file():
-        (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
+def local_folder(checkpoint: str) -> Path:
+    """Return the folder that the measurements are written into; raises `CheckpointError` for an id on the Hub."""
+    if is_on_hub(checkpoint):
+        raise CheckpointError(f"{checkpoint} is neither a bundled checkpoint nor a folder.")
+    return checkpoint_folder(checkpoint)
 
 
 def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tuple[dict[str, str], list[str]]:
-    """Return why some methods cannot work on the classifier, and the others, the consensus of them last."""
+    """Return why some methods cannot work on the classifier, and the others, with the consensus last."""
     named = list(METHODS) if methods is None else list(methods)
     if unknown := set(named) - set(METHODS):
         raise ValueError(f"There is no method {', '.join(sorted(unknown))}. There are: {', '.join(METHODS)}.")
@@ -114,36 +139,38 @@ def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tup
     return {method: reason for method, reason in reasons.items() if reason}, sorted(chosen, key=CONSENSUS.__eq__)
 
 
-def predictions(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """Return the predicted class of each picture, int64 [n]."""
-    images = (classifier.prepare(Image.fromarray(picture)) for picture in pixels)
-    return np.array([int(classifier.logits(image.pixel_values)[0].argmax()) for image in images])
+def predict(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
+    """Return the predicted class of each image uint8 [n, H, W], int64 [n]."""
+    inputs = (classifier.prepare(Image.fromarray(image)) for image in pixels)
+    return np.array([int(classifier.logits(model_input.pixel_values)[0].argmax()) for model_input in inputs])
 
 
-def describe(scans: BoxedScans, label_names: Sequence[str]) -> dict:
+def class_counts(scans: BoxedScans, label_names: Sequence[str]) -> dict:
+    """Return the number of images, and of each class."""
     counts = np.bincount(scans.labels, minlength=len(label_names)).tolist()
     return {"n": len(scans), "classes": dict(zip(label_names, counts, strict=True))}
 
 
+def save_explanations(explanations: dict, folder: Path) -> None:
+    """Write the measurements and their figure into a checkpoint folder, and renew its card if there is one."""
+    (folder / FILE).write_text(json.dumps(explanations, indent=1) + "\n", encoding="utf-8")
+    (folder / "figures").mkdir(exist_ok=True)
+    explanation_quality(explanations, folder / "figures" / "explanations.png")
+    if (folder / "README.md").is_file():
+        (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(prog="python -m training.explanations", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="bundled/<name> or a checkpoint folder")
-    parser.add_argument("--data-dir", required=True, help="the data that the checkpoint was trained on")
-    parser.add_argument("--boxes", required=True, help="CSV of file, x_min, y_min, x_max, y_max in fractions")
-    parser.add_argument("--methods", nargs="+", help="keys of METHODS; all by default")
-    parser.add_argument("--limit", type=int, help="most images for each method; default: all, expensive ones 100")
-    parser.add_argument("--target", choices=("true", "predicted"), default="true", help="the class that is explained")
-    parser.add_argument("--baseline", choices=("black", "blurred"), default="black", help="replaces pixels for SRG")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    command = shlex.join(["python", "-m", "training.explanations", *arguments])
+    """Measure, write the files of the checkpoint folder, and print a table."""
+    parser = HfArgumentParser(MapSettings, prog="python -m training.explanations", description=__doc__.splitlines()[0])
+    (settings,) = parser.parse_args_into_dataclasses(arguments)
     try:
-        content = measure_explanations(**vars(options), command=command)
+        explanations = measure_explanations(settings)
     except (DataError, CheckpointError, ValueError) as error:
         parser.error(str(error))
-    print(explanations_table(content))
-    print(f"\n{content['seconds']:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
+    save_explanations(explanations, local_folder(settings.checkpoint))
+    print(explanations_table(explanations))
+    print(f"\n{explanations['seconds']:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from training.data.loader import ToInput
 from training.data.sources import Scans
 from training.data.splits import Splits
 from training.evaluation.calibration import fit_temperature
-from training.evaluation.metrics import ClassificationMetrics
+from training.evaluation.metrics import Bootstrap, ClassificationMetrics
 from training.learning.model import center_head
 from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
 from training.learning.state import clear_state
@@ -177,7 +177,7 @@ def measure(logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.
         groups=groups[indices],
         label_names=list(names),
         no_tumor_label=names.index(config.no_tumor_label) if config.no_tumor_label in names else None,
-        seed=config.seed,
+        bootstrap=Bootstrap(seed=config.seed),
     )
 
 

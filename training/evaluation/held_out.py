@@ -1,4 +1,4 @@
-"""Pictures with a tumour box that a checkpoint was not trained on: only they can tell how good its maps are."""
+"""Images with a tumor box that a checkpoint was not trained on."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,19 @@ from brain_xai.classifier import Classifier
 from training.data.boxes import load_boxes
 from training.data.duplicate_groups import conflicting_groups, duplicate_groups
 from training.data.sources import DataError, Scans, load_scans
-from training.data.splits import SPLITS, Splits, split_scans
+from training.data.splits import SplitIdentity, Splits, split_scans
 
 
 @dataclass(frozen=True)
 class BoxedScans:
-    """One picture of each duplicate group, in an order drawn by seed.
+    """One image of each duplicate group, in an order drawn by seed.
 
-    `pixels` uint8 [n, H, W] grey, the classifier's view; `boxes` float32 [n, 4] x_min, y_min, x_max, y_max in
-    fractions; `labels` and `groups` int64 [n]; `files` n names.
+    Attributes:
+        pixels: What the classifier sees, gray, uint8 [n, H, W].
+        boxes: x_min, y_min, x_max, y_max in fractions of width and height, float32 [n, 4].
+        labels: The true class, int64 [n].
+        groups: The duplicate group, int64 [n].
+        files: The file names.
     """
 
     pixels: np.ndarray
@@ -32,21 +36,30 @@ class BoxedScans:
 def held_out_scans(
     classifier: Classifier, training: dict, data_dir: str, boxes: str, seed: int = 0
 ) -> dict[str, BoxedScans]:
-    """Return the boxed pictures of two sets that share no picture with the training split.
+    """Return boxed images that share no duplicate group with the training split.
 
-    "validation" is that of the run, to choose thresholds and weights on. "test" shares no picture with validation
-    either: on the purged split these are the training files that were removed because the test set has a copy.
-    `training` are the run's settings, from the checkpoint's config.json. The split is made anew and must be the
-    recorded one. Raises `DataError`.
+    "validation" is the validation split of the run, to choose thresholds and weights on. "test" shares no group with
+    validation either; with the purged split it consists of the training files that were removed as copies of test
+    images. The split is repeated and must be the recorded one.
+
+    Args:
+        classifier: The checkpoint, with its metrics.
+        training: The settings of its run, from config.json.
+        data_dir: The data that it was trained on.
+        boxes: The CSV file of boxes.
+        seed: Seed of the order and of the choice within a group.
+
+    Raises:
+        DataError: The data or the split is not that of the run, or no image is left.
     """
     height, width = classifier.preprocessing.size
     if height != width:
-        raise DataError("Only checkpoints for square pictures can be measured.")
+        raise DataError("Only checkpoints for square images can be measured.")
     scans = load_scans(data_dir=data_dir, size=height, interpolation=classifier.preprocessing.interpolation)
     groups = duplicate_groups(scans.thumbnails)
     splits = recorded_split(classifier, training, scans, groups)
     coordinates = load_boxes(boxes, scans.files)
-    # A picture with two labels has a wrong one, and nobody knows which.
+    # Where copies of one image carry two labels, one of the labels is wrong.
     usable = ~np.isnan(coordinates).any(axis=1) & ~np.isin(groups, conflicting_groups(groups, scans.labels))
     seen = groups[np.concatenate([splits.train, splits.validation])]
     candidates = {
@@ -56,7 +69,7 @@ def held_out_scans(
     sets = {}
     for name, indices in candidates.items():
         if len(indices) == 0:
-            raise DataError(f"No picture with a box is left for {name}: the checkpoint was trained on all of them.")
+            raise DataError(f"No image with a box is left for {name}: the checkpoint was trained on all of them.")
         order = np.random.default_rng(seed).permutation(indices)
         chosen = order[np.sort(np.unique(groups[order], return_index=True)[1])]
         files = [scans.files[i] for i in chosen]
@@ -65,22 +78,20 @@ def held_out_scans(
 
 
 def recorded_split(classifier: Classifier, training: dict, scans: Scans, groups: np.ndarray) -> Splits:
-    """Divide the scans as the run of the checkpoint did; raises `DataError` where data or split are others."""
+    """Divide the scans as the run of the checkpoint did; raises `DataError` if data or split differ."""
     try:
-        kind, seed, data = (classifier.metrics[key] for key in ("split", "seed", "data"))
+        recorded = SplitIdentity.of(classifier.metrics)
         fractions = {key: training[key] for key in ("validation_fraction", "test_fraction")}
     except KeyError as error:
         raise DataError(
-            f"The checkpoint does not record its split ({error} is missing): it may have seen any picture."
+            f"The checkpoint does not record its split ({error} is missing): it may have seen any image."
         ) from error
-    if scans.fingerprint != data["fingerprint"] or scans.label_names != classifier.label_names:
-        raise DataError("These are not the pictures that the checkpoint's run was given: its split cannot be repeated.")
-    if kind not in SPLITS:
-        raise DataError(f"The checkpoint names the split {kind!r}, which is none of {', '.join(SPLITS)}.")
-    splits = split_scans(scans, groups, kind, seed, **fractions)
+    if scans.fingerprint != recorded.fingerprint or scans.label_names != classifier.label_names:
+        raise DataError("These are not the images that the checkpoint was trained on: its split cannot be repeated.")
+    splits = split_scans(scans, groups, recorded.split, recorded.seed, **fractions)
     sizes = {name: len(indices) for name, indices in vars(splits).items()}
-    if sizes != data["n"]:
+    if sizes != recorded.sizes:
         raise DataError(
-            f"The split came out as {sizes}, the checkpoint's was {data['n']}: it may have seen any picture."
+            f"The split came out as {sizes}, the checkpoint's was {recorded.sizes}: it may have seen any image."
         )
     return splits

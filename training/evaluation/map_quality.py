@@ -1,7 +1,11 @@
-"""What there is to measure of each method: is the map in its place, is it faithful, is it stable, is it learnt?"""
+"""How good the maps of each method are on held-out images: localization, faithfulness, stability, and sanity.
+
+Reported numbers are dicts `{"value", "low", "high", "n"}`, the mean over test images with its interval.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,30 +19,57 @@ from brain_xai.methods import METHODS
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import TargetLayer
 from training.evaluation.held_out import BoxedScans
-from training.evaluation.metrics import ratio_with_interval
+from training.evaluation.metrics import Bootstrap, ratio_with_interval
 
-CONSENSUS = "consensus"  # it is weighted by what was measured of the others
+CONSENSUS = "consensus"  # its weights come from the measurements of the other methods
 TOLERANCE = 15  # pixels of the view
 THRESHOLDS = np.arange(5, 100, 5) / 100
-BOOTSTRAP_SAMPLES = 1000
 # Methods that cost at most this many forward passes are measured on every image, the others on EXPENSIVE_IMAGES.
 CHEAP_PASSES = 12
 EXPENSIVE_IMAGES = 100
-# Every image takes 20 forward passes for the faithfulness curves, and six maps for stability and sanity.
+# Each image takes 20 forward passes for the faithfulness curves, and six maps for stability and sanity.
 FAITHFULNESS_IMAGES = 100
 STABILITY_IMAGES = 30
-NOISY_DRAWS = 3
-MEASURES_OF_PLACE = ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy")
-MEASURES_OF_PEAK = ("peak_down", "peak_right")
-MEASURES_OF_SLICES = ("pointing_game", "energy_in_box", "energy_lift")
+NOISY_SAMPLES = 3
+MEAN_MEASURES = ("pointing_game", "pointing_game_15", "energy_in_box", "rank_accuracy")
+PEAK_MEASURES = ("peak_down", "peak_right")
+SUBGROUP_MEASURES = ("pointing_game", "energy_in_box", "energy_lift")
 
+# Pixels uint8 [H, W] and a target class -> attribution float32 [H, W].
 Attribute = Callable[[np.ndarray, int], np.ndarray]
-Rows = dict[str, np.ndarray]
+# One number (or row of numbers) per image by measure; "image" holds the index of the image in its set.
+PerImage = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """What all measurements share: the model, the pictures, whose `targets` are explained, and how many of them."""
+class Candidate:
+    """A method or baseline to be measured.
+
+    Attributes:
+        name: Shown while it is measured.
+        attribute: Makes a map.
+        forward_passes: What a map costs; 0 for baselines.
+        grid: The feature map that its maps are resampled from, None if there is none.
+    """
+
+    name: str
+    attribute: Attribute
+    forward_passes: int = 0
+    grid: TargetLayer | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What all measurements share.
+
+    Attributes:
+        classifier: The model whose maps are measured.
+        sets: The held-out images "validation" and "test".
+        targets: The class that is explained for each image of each set, int [n].
+        limit: The most images of a set that any method is measured on; None for no limit.
+        seed: Seed of the bootstrap, of the randomized models, and of the order of equal pixels.
+        baseline: What replaces pixels for the faithfulness curves, "black" or "blurred".
+    """
 
     classifier: Classifier
     sets: dict[str, BoxedScans]
@@ -47,243 +78,261 @@ class Measuring:
     seed: int = 0
     baseline: str = "black"
 
-    def count(self, name: str, forward_passes: int) -> int:
+    def sample_size(self, split: str, forward_passes: int) -> int:
         """Return on how many images of a set a map is measured; it depends on the declared cost, never on the clock.
 
         Validation only chooses thresholds and weights, so a quarter as many are enough for expensive methods.
         """
-        expensive = EXPENSIVE_IMAGES // 4 if name == "validation" else EXPENSIVE_IMAGES
-        wanted = len(self.sets[name]) if forward_passes <= CHEAP_PASSES else expensive
-        return min(len(self.sets[name]), wanted, wanted if self.limit is None else self.limit)
+        expensive = EXPENSIVE_IMAGES // 4 if split == "validation" else EXPENSIVE_IMAGES
+        available = len(self.sets[split])
+        wanted = available if forward_passes <= CHEAP_PASSES else min(expensive, available)
+        return wanted if self.limit is None else min(wanted, self.limit)
 
-    def mean(self, values: np.ndarray, pictures: np.ndarray, weights: np.ndarray | None = None) -> dict:
-        """Return the (weighted) mean over test pictures, given by their indices, with its interval and n."""
+    def mean(self, values: np.ndarray, images: np.ndarray, weights: np.ndarray | None = None) -> dict:
+        """Return the (weighted) mean over the test images with these indices, with interval and n."""
         weights = np.ones(len(values)) if weights is None else weights
-        groups = self.sets["test"].groups[pictures]
-        return ratio_with_interval(values * weights, weights, groups, BOOTSTRAP_SAMPLES, self.seed)
+        groups = self.sets["test"].groups[images]
+        return ratio_with_interval(values * weights, weights, groups, Bootstrap(seed=self.seed))
 
-    def attribute(self, method: str) -> Attribute:
-        """Return the method as a function of pixels uint8 [H, W] and target; a map is made once for all measures."""
-        made = {}
+    def means(self, rows: list[dict[str, float]]) -> dict[str, dict]:
+        """Return the mean of every measure, given a row for each of the first test images."""
+        images = np.arange(len(rows))
+        return {measure: self.mean(np.array([row[measure] for row in rows]), images) for measure in rows[0]}
+
+    def method(self, key: str) -> Candidate:
+        """Return a method of METHODS as a candidate; each map is computed once and shared by all measures."""
+        maps = {}
 
         def attribute(pixels: np.ndarray, target: int) -> np.ndarray:
-            key = pixels.tobytes(), int(target)
-            if key not in made:
-                made[key] = explain(self.classifier, Image.fromarray(pixels), method, int(target)).attribution
-            return made[key]
+            image = pixels.tobytes(), int(target)
+            if image not in maps:
+                maps[image] = explain(self.classifier, Image.fromarray(pixels), key, int(target)).attribution
+            return maps[image]
 
-        return attribute
+        settings = explain(self.classifier, Image.fromarray(self.sets["test"].pixels[0]), key).settings
+        grid = None
+        if {"cells", "stride", "offset"} <= settings.keys():
+            grid = TargetLayer(settings["target_layer"], settings["cells"], settings["stride"], settings["offset"])
+        return Candidate(key, attribute, METHODS[key].forward_passes, grid)
 
-    def randomised(self) -> dict[str, "Measuring"]:
-        """Return the same for models that have forgotten the upper half of their layers, and all of them."""
-        others = {}
-        for name, share in (("randomized_half", 0.5), ("randomized", 1.0)):
-            model = quality.randomised(self.classifier.model, share, self.seed).requires_grad_(False)
-            others[name] = replace(self, classifier=replace(self.classifier, model=model))
-        return others
+    @cached_property
+    def randomized(self) -> dict[str, "Benchmark"]:
+        """The same benchmark for copies of the model whose upper half of layers, or all of them, are randomized."""
+        benchmarks = {}
+        for name, fraction in (("randomized_half", 0.5), ("randomized", 1.0)):
+            model = quality.randomised(self.classifier.model, fraction, self.seed).requires_grad_(False)
+            benchmarks[name] = replace(self, classifier=replace(self.classifier, model=model))
+        return benchmarks
+
+    def with_consensus_weights(self, weights: dict[str, float]) -> "Benchmark":
+        """Return the benchmark of a classifier whose consensus uses these weights."""
+        return replace(self, classifier=replace(self.classifier, explanations={"consensus_weights": weights}))
 
 
-def measure_all(measuring: Measuring, methods: Sequence[str], answers: np.ndarray) -> dict:
-    """Measure methods and baselines; `answers` are the predicted classes of the test pictures."""
-    weights, rows = {}, {}
-    forgetful = measuring.randomised()
-    found = {"methods": {}, "baselines": {}, "alignment": {}}
+def measure_all(benchmark: Benchmark, methods: Sequence[str], predictions: np.ndarray) -> dict:
+    """Measure methods and baselines.
+
+    Args:
+        benchmark: The images and the model.
+        methods: Keys of METHODS, the consensus last.
+        predictions: The predicted class of the first test images, int [n].
+
+    Returns:
+        The results of "methods" and "baselines", "alignment", the results by subgroup and "consensus_weights".
+    """
+    results = {"methods": {}, "baselines": {}, "alignment": {}}
+    gains, per_image = {}, {}
     for method in methods:
         if method == CONSENSUS:
-            informed = {"consensus_weights": normalised(weights)}
-            measuring = replace(measuring, classifier=replace(measuring.classifier, explanations=informed))
-            forgetful = measuring.randomised()
-        cost = METHODS[method].forward_passes
-        settings = explain(measuring.classifier, Image.fromarray(measuring.sets["test"].pixels[0]), method).settings
-        attribute = measuring.attribute(method)
-        results, validation, rows[method] = measure(measuring, method, attribute, cost, settings)
-        results |= stability(measuring, forgetful, method, attribute)
-        found["methods"][method] = results | {"forward_passes": cost}
+            benchmark = benchmark.with_consensus_weights(normalize_weights(gains))
+        candidate = benchmark.method(method)
+        measured, on_validation, per_image[method] = measure(benchmark, candidate)
+        stable = measure_stability(benchmark, candidate)
+        results["methods"][method] = measured | stable | {"forward_passes": candidate.forward_passes}
         if method != CONSENSUS:
-            weights[method] = skill(validation)
-        if "stretched" in rows[method]:
-            found["alignment"][method] = alignment(measuring, rows[method])
-    for name, draw in quality.BASELINES.items():
-        results, _, rows[name] = measure(measuring, name, lambda pixels, target, draw=draw: draw(pixels), 0)
-        found["baselines"][name] = results
-    knows_nothing = forgetful["randomized"].attribute(methods[0])
-    cost = METHODS[methods[0]].forward_passes
-    results, _, rows["random_weights"] = measure(measuring, "random_weights", knows_nothing, cost)
-    found["baselines"]["random_weights"] = results | {"method": methods[0]}
-    return found | slices(measuring, rows, answers) | {"consensus_weights": normalised(weights)}
+            gains[method] = gain_over_chance(on_validation)
+        if candidate.grid is not None:
+            results["alignment"][method] = compare_alignment(benchmark, candidate, per_image[method])
+    for candidate in baselines(benchmark, methods[0]):
+        results["baselines"][candidate.name], _, per_image[candidate.name] = measure(benchmark, candidate)
+    results["baselines"]["random_weights"]["method"] = methods[0]
+    results["consensus_weights"] = normalize_weights(gains)
+    return results | by_subgroup(benchmark, per_image, predictions)
 
 
-def measure(
-    measuring: Measuring, name: str, attribute: Attribute, cost: int, settings: dict | None = None
-) -> tuple[dict, Rows, Rows]:
-    """Return one method's (or baseline's) results, and the localisation of each validation and test picture."""
-    rows = {part: localise(measuring, part, name, attribute, cost, settings or {}) for part in ("validation", "test")}
-    accuracies = box_accuracies(rows["validation"]).mean(axis=0)
-    best = int(accuracies.argmax())
-    accuracy = measuring.mean(box_accuracies(rows["test"])[:, best], rows["test"]["picture"])
-    results = summary(measuring, rows["test"]) | {"box_accuracy": accuracy, "box_threshold": float(THRESHOLDS[best])}
-    return results | faithfulness(measuring, name, attribute, cost), rows["validation"], rows["test"]
+def baselines(benchmark: Benchmark, method: str) -> list[Candidate]:
+    """Return maps that know nothing of the model, and those of `method` on a model with randomized weights."""
+    blind = [
+        Candidate(name, lambda pixels, target, draw=draw: draw(pixels)) for name, draw in quality.BASELINES.items()
+    ]
+    return [*blind, replace(benchmark.randomized["randomized"].method(method), name="random_weights")]
 
 
-def localise(measuring: Measuring, part: str, name: str, attribute: Attribute, cost: int, settings: dict) -> Rows:
-    """Measure the maps of the first pictures of a set; where they are made of cells, also as others draw them."""
-    scans, targets, count = measuring.sets[part], measuring.targets[part], measuring.count(part, cost)
+def measure(benchmark: Benchmark, candidate: Candidate) -> tuple[dict, PerImage, PerImage]:
+    """Return a candidate's results, and its localization on each validation and each test image."""
+    validation, test = (localize(benchmark, candidate, split) for split in ("validation", "test"))
+    best = int(box_accuracies(validation).mean(axis=0).argmax())
+    results = summarize(benchmark, test) | {
+        "box_accuracy": benchmark.mean(box_accuracies(test)[:, best], test["image"]),
+        "box_threshold": float(THRESHOLDS[best]),
+    }
+    return results | measure_faithfulness(benchmark, candidate), validation, test
+
+
+def localize(benchmark: Benchmark, candidate: Candidate, split: str) -> PerImage:
+    """Measure where a candidate's maps of the first images of a set lie."""
+    scans, targets = benchmark.sets[split], benchmark.targets[split]
     rows = []
-    for i in tqdm(range(count), desc=f"{name}: {part}", leave=False):
-        attribution = attribute(scans.pixels[i], targets[i])
-        row = {"picture": i, **place(attribution, scans.boxes[i])}
-        if part == "test" and {"cells", "stride", "offset"} <= settings.keys():
-            row["stretched"] = place(stretched(attribution, settings), scans.boxes[i])
-        rows.append(row)
-    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    for i in _progress(benchmark.sample_size(split, candidate.forward_passes), f"{candidate.name}: {split}"):
+        attribution = candidate.attribute(scans.pixels[i], targets[i])
+        rows.append({"image": i, **localization(attribution, scans.boxes[i])})
+    return {measure: np.array([row[measure] for row in rows]) for measure in rows[0]}
 
 
-def place(attribution: np.ndarray, fractions: np.ndarray) -> dict[str, float | np.ndarray]:
-    """Return how well one map lies on its box."""
-    box = quality.pixel_box(fractions.tolist(), attribution.shape)
-    down, right = quality.peak_offset(attribution, box)
+def localization(attribution: np.ndarray, box: np.ndarray) -> dict[str, float | np.ndarray]:
+    """Compare one map [H, W] with its box (x_min, y_min, x_max, y_max in fractions)."""
+    pixel_box = quality.pixel_box(box.tolist(), attribution.shape)
+    down, right = quality.peak_offset(attribution, pixel_box)
     return {
-        "pointing_game": quality.pointing_game(attribution, box),
-        "pointing_game_15": quality.pointing_game(attribution, box, TOLERANCE),
-        "energy_in_box": quality.energy_in_box(attribution, box),
-        "rank_accuracy": quality.rank_accuracy(attribution, box),
+        "pointing_game": quality.pointing_game(attribution, pixel_box),
+        "pointing_game_15": quality.pointing_game(attribution, pixel_box, TOLERANCE),
+        "energy_in_box": quality.energy_in_box(attribution, pixel_box),
+        "rank_accuracy": quality.rank_accuracy(attribution, pixel_box),
         "peak_down": down,
         "peak_right": right,
-        "box_share": quality.box_share(box, attribution.shape),
-        "ious": quality.area_ious(attribution, box, THRESHOLDS),
+        "box_share": quality.box_share(pixel_box, attribution.shape),
+        "ious": quality.area_ious(attribution, pixel_box, THRESHOLDS),
     }
 
 
-def box_accuracies(rows: Rows) -> np.ndarray:
-    """Return the box accuracy of each picture at each threshold, [n, thresholds]."""
-    return np.vectorize(quality.box_accuracy)(rows["ious"])
+def box_accuracies(per_image: PerImage) -> np.ndarray:
+    """Return the box accuracy of each image at each threshold, [n, thresholds]."""
+    return np.vectorize(quality.box_accuracy)(per_image["ious"])
 
 
-def stretched(attribution: np.ndarray, settings: dict) -> np.ndarray:
-    """Return the map as `F.interpolate` would lay the same cells on the picture, whatever their true place.
+def summarize(benchmark: Benchmark, per_image: PerImage) -> dict[str, dict]:
+    """Return the mean of every localization measure.
 
-    The cells are read off the map at their centres.
+    `energy_lift` is mean energy over mean share of the box. The offset of the peak from the box is the mean over the
+    images where the peak is within the tolerance, because elsewhere the map points at something else.
     """
-    height, width = attribution.shape
-    rows, columns = (
-        (offset + stride * np.arange(count)).round().clip(0, side - 1).astype(int)
-        for side, count, stride, offset in zip(
-            attribution.shape, settings["cells"], settings["stride"], settings["offset"], strict=True
-        )
-    )
-    cells = torch.from_numpy(attribution[np.ix_(rows, columns)])[None, None]
-    stride = (height / len(rows), width / len(columns))
-    layer = TargetLayer("", tuple(cells.shape[2:]), stride, tuple(step / 2 - 0.5 for step in stride))
-    return resample_to_image(cells, layer, (height, width))[0, 0].numpy()
+    images, share = per_image["image"], per_image["box_share"]
+    results = {measure: benchmark.mean(per_image[measure], images) for measure in MEAN_MEASURES}
+    results["energy_lift"] = benchmark.mean(per_image["energy_in_box"] / share, images, weights=share)
+    near = per_image["pointing_game_15"] > 0
+    for measure in PEAK_MEASURES if near.any() else ():
+        results[measure] = benchmark.mean(per_image[measure][near], images[near])
+    return results
 
 
-def summary(measuring: Measuring, rows: Rows) -> dict[str, dict]:
-    """Return the mean of every measure of place with its interval.
-
-    The lift is mean energy over mean share of box; how far down and right of the box the peak lies is the mean over
-    the pictures where it is within the tolerance, as others were pointed at something else.
-    """
-    pictures, share = rows["picture"], rows["box_share"]
-    found = {key: measuring.mean(rows[key], pictures) for key in MEASURES_OF_PLACE}
-    found["energy_lift"] = measuring.mean(rows["energy_in_box"] / share, pictures, weights=share)
-    near = rows["pointing_game_15"] > 0
-    for key in MEASURES_OF_PEAK if near.any() else ():
-        found[key] = measuring.mean(rows[key][near], pictures[near])
-    return found
-
-
-def faithfulness(measuring: Measuring, name: str, attribute: Attribute, cost: int) -> dict[str, dict]:
-    """Replace pixels in the order of the map, and see how the calibrated probability of the class falls."""
-    classifier, scans, targets = measuring.classifier, measuring.sets["test"], measuring.targets["test"]
+def measure_faithfulness(benchmark: Benchmark, candidate: Candidate) -> dict[str, dict]:
+    """Replace pixels in the order of the map and follow the calibrated probability of the explained class."""
+    classifier, scans, targets = benchmark.classifier, benchmark.sets["test"], benchmark.targets["test"]
     height, width = classifier.preprocessing.size
     black = classifier.prepare(Image.new("L", (width, height))).pixel_values
-    count = min(measuring.count("test", cost), FAITHFULNESS_IMAGES)
+    count = min(benchmark.sample_size("test", candidate.forward_passes), FAITHFULNESS_IMAGES)
     rows = []
-    for i in tqdm(range(count), desc=f"{name}: faithfulness", leave=False):
+    for i in _progress(count, f"{candidate.name}: faithfulness"):
 
         def probability(pixel_values: torch.Tensor, target: int = int(targets[i])) -> torch.Tensor:
             return torch.softmax(classifier.logits(pixel_values) / classifier.temperature, dim=1)[:, target]
 
         pixel_values = classifier.prepare(Image.fromarray(scans.pixels[i])).pixel_values
-        baseline = black if measuring.baseline == "black" else quality.blurred(pixel_values)
-        attribution = attribute(scans.pixels[i], targets[i])
-        rows.append(quality.faithfulness(probability, pixel_values, attribution, baseline, seed=measuring.seed + i))
-    return means(measuring, rows)
+        baseline = black if benchmark.baseline == "black" else quality.blurred(pixel_values)
+        attribution = candidate.attribute(scans.pixels[i], targets[i])
+        rows.append(quality.faithfulness(probability, pixel_values, attribution, baseline, seed=benchmark.seed + i))
+    return benchmark.means(rows)
 
 
-def stability(
-    measuring: Measuring, forgetful: dict[str, Measuring], method: str, attribute: Attribute
-) -> dict[str, dict]:
-    """Return how far a method's maps move with a little noise, and how much stays when the model forgets its layers."""
-    scans, targets = measuring.sets["test"], measuring.targets["test"]
-    count = min(measuring.count("test", METHODS[method].forward_passes), STABILITY_IMAGES)
-    others = {name: other.attribute(method) for name, other in forgetful.items()}
+def measure_stability(benchmark: Benchmark, candidate: Candidate) -> dict[str, dict]:
+    """Return how far a method's maps move with a little noise, and how similar they stay on randomized models."""
+    scans, targets = benchmark.sets["test"], benchmark.targets["test"]
+    randomized = {name: other.method(candidate.name) for name, other in benchmark.randomized.items()}
+    count = min(benchmark.sample_size("test", candidate.forward_passes), STABILITY_IMAGES)
     rows = []
-    for i in tqdm(range(count), desc=f"{method}: stability", leave=False):
+    for i in _progress(count, f"{candidate.name}: stability"):
 
-        def of_picture(picture: np.ndarray, target: int = targets[i]) -> np.ndarray:
-            return attribute((picture * 255).round().astype(np.uint8), target)
+        def attribute(gray: np.ndarray, target: int = targets[i]) -> np.ndarray:
+            return candidate.attribute((gray * 255).round().astype(np.uint8), target)
 
-        row = {"max_sensitivity": quality.max_sensitivity(of_picture, scans.pixels[i] / 255, draws=NOISY_DRAWS, seed=i)}
-        learnt = attribute(scans.pixels[i], targets[i])
-        for name, other in others.items():
-            row[name] = quality.rank_similarity(learnt, other(scans.pixels[i], targets[i]))
+        gray, learned = scans.pixels[i] / 255, candidate.attribute(scans.pixels[i], targets[i])
+        row = {"max_sensitivity": quality.max_sensitivity(attribute, gray, draws=NOISY_SAMPLES, seed=i)}
+        for name, other in randomized.items():
+            row[name] = quality.rank_similarity(learned, other.attribute(scans.pixels[i], targets[i]))
         rows.append(row)
-    return means(measuring, rows)
+    return benchmark.means(rows)
 
 
-def means(measuring: Measuring, rows: list[dict[str, float]]) -> dict[str, dict]:
-    """Return the mean of every number of the first test pictures with its interval."""
-    return {key: measuring.mean(np.array([row[key] for row in rows]), np.arange(len(rows))) for key in rows[0]}
+def compare_alignment(benchmark: Benchmark, candidate: Candidate, aligned: PerImage) -> dict[str, dict]:
+    """Compare maps placed by their receptive fields with the same feature maps stretched over the image, in pairs."""
+
+    def attribute(pixels: np.ndarray, target: int) -> np.ndarray:
+        return stretch(candidate.attribute(pixels, target), candidate.grid)
+
+    stretched = localize(benchmark, replace(candidate, attribute=attribute), "test")
+    both = {"aligned": summarize(benchmark, aligned), "stretched": summarize(benchmark, stretched)}
+    compared = {}
+    for measure in ("pointing_game", "energy_in_box"):
+        difference = benchmark.mean(aligned[measure] - stretched[measure], aligned["image"])
+        compared[measure] = {name: results[measure] for name, results in both.items()} | {"difference": difference}
+    for measure in PEAK_MEASURES:
+        compared[measure] = {name: results[measure] for name, results in both.items() if measure in results}
+    return compared
 
 
-def alignment(measuring: Measuring, rows: Rows) -> dict[str, dict]:
-    """Compare maps in their measured place with the same cells stretched over the picture, picture by picture."""
-    usual = {key: np.array([row[key] for row in rows["stretched"]]) for key in rows["stretched"][0]}
-    usual["picture"] = rows["picture"]
-    both = {"aligned": summary(measuring, rows), "stretched": summary(measuring, usual)}
-    found = {}
-    for key in ("pointing_game", "energy_in_box"):
-        found[key] = {name: results[key] for name, results in both.items()}
-        found[key]["difference"] = measuring.mean(rows[key] - usual[key], rows["picture"])
-    for key in MEASURES_OF_PEAK:
-        found[key] = {name: results[key] for name, results in both.items() if key in results}
-    return found
+def stretch(attribution: np.ndarray, grid: TargetLayer) -> np.ndarray:
+    """Return the map [H, W] that `F.interpolate` makes of the same feature map, whatever its receptive fields.
+
+    The feature map is read off the attribution at the centers of its receptive fields.
+    """
+    rows, columns = (
+        (offset + stride * np.arange(count)).round().clip(0, side - 1).astype(int)
+        for side, count, stride, offset in zip(attribution.shape, grid.cells, grid.stride, grid.offset, strict=True)
+    )
+    feature_map = torch.from_numpy(attribution[np.ix_(rows, columns)])[None, None]
+    stride = tuple(side / count for side, count in zip(attribution.shape, grid.cells, strict=True))
+    usual = replace(grid, stride=stride, offset=tuple(step / 2 - 0.5 for step in stride))
+    return resample_to_image(feature_map, usual, attribution.shape)[0, 0].numpy()
 
 
-def slices(measuring: Measuring, rows: dict[str, Rows], answers: np.ndarray) -> dict[str, dict]:
-    """Return the measures of place by class, by third of tumour size, and for right and wrong answers."""
-    scans, names = measuring.sets["test"], measuring.classifier.label_names
+def by_subgroup(benchmark: Benchmark, per_image: dict[str, PerImage], predictions: np.ndarray) -> dict[str, dict]:
+    """Return the localization of every candidate by class, by third of tumor size, and by right and wrong answer."""
+    scans, label_names = benchmark.sets["test"], benchmark.classifier.label_names
     share = np.prod(scans.boxes[:, 2:] - scans.boxes[:, :2], axis=1)
     bounds = np.quantile(share, [1 / 3, 2 / 3])
     thirds = np.digitize(share, bounds)
-    right = answers == scans.labels[: len(answers)]
-    divisions = {
-        "by_class": {name: scans.labels == i for i, name in enumerate(names) if (scans.labels == i).any()},
+    right = predictions == scans.labels[: len(predictions)]
+    subgroups = {
+        "by_class": {name: scans.labels == i for i, name in enumerate(label_names) if (scans.labels == i).any()},
         "by_size": {name: thirds == i for i, name in enumerate(("small", "medium", "large"))},
         "by_answer": {"right": right, "wrong": ~right},
     }
 
-    def of_slice(chosen: np.ndarray) -> dict[str, dict]:
-        parts = {}
-        for name, row in rows.items():
-            inside = chosen[row["picture"]]
+    def measure_subgroup(members: np.ndarray) -> dict[str, dict]:
+        results = {}
+        for name, values in per_image.items():
+            inside = members[values["image"]]
             if inside.any():
-                results = summary(measuring, {key: values[inside] for key, values in row.items()})
-                parts[name] = {key: results[key] for key in MEASURES_OF_SLICES}
-        return parts
+                summary = summarize(benchmark, {measure: column[inside] for measure, column in values.items()})
+                results[name] = {measure: summary[measure] for measure in SUBGROUP_MEASURES}
+        return results
 
-    found = {kind: {name: of_slice(chosen) for name, chosen in parts.items()} for kind, parts in divisions.items()}
-    return found | {"size_bounds": bounds.tolist()}
-
-
-def skill(validation: Rows) -> float:
-    """Return how much better than chance a method finds the tumour on validation: the mean of pointing and energy."""
-    found = (validation["pointing_game"] + validation["energy_in_box"]) / 2
-    return max(0.0, float((found - validation["box_share"]).mean()))
+    return {
+        kind: {name: measure_subgroup(members) for name, members in parts.items()} for kind, parts in subgroups.items()
+    } | {"size_bounds": bounds.tolist()}
 
 
-def normalised(weights: dict[str, float]) -> dict[str, float]:
-    """Scale the weights to sum to 1; equal ones where no method is better than chance."""
+def gain_over_chance(per_image: PerImage) -> float:
+    """Return by how much the mean of pointing game and energy exceeds that of a uniform map, at least 0."""
+    score = (per_image["pointing_game"] + per_image["energy_in_box"]) / 2
+    return max(0.0, float((score - per_image["box_share"]).mean()))
+
+
+def normalize_weights(weights: dict[str, float]) -> dict[str, float]:
+    """Scale the weights to sum to 1; equal weights if no method is better than chance."""
     total = sum(weights.values())
     return {name: weight / total if total > 0 else 1 / len(weights) for name, weight in weights.items()}
+
+
+def _progress(count: int, description: str) -> tqdm:
+    return tqdm(range(count), desc=description, leave=False)

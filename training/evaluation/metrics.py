@@ -1,7 +1,9 @@
-"""Classification metrics with bootstrap intervals by duplicate group, as one offline `evaluate.Metric`.
+"""Classification metrics with bootstrap intervals by duplicate group, computed offline.
 
 Importing `evaluate` takes seconds, so import this module only where metrics are computed.
 """
+
+from dataclasses import dataclass
 
 import datasets
 import evaluate
@@ -11,92 +13,114 @@ ECE_BINS = 15
 INTERVAL_LEVEL = 0.95
 
 
-class ClassificationMetrics(evaluate.Metric):
-    """Scores probabilities against references; equal for any order of the images and any number of processes.
+@dataclass(frozen=True)
+class Bootstrap:
+    """The percentile bootstrap over duplicate groups: groups are drawn with replacement, each with all its images.
 
-    `compute(probabilities=[n][classes], references=[n], groups=[n], label_names=...)` returns a JSON-able dict.
-    Its options are those of `_compute`. With several processes give each `num_process`, `process_id`, the same
-    `experiment_id` and a shared `cache_dir`; process 0 gets the result, the others None.
+    `samples=0` gives no interval. Reference: Field and Welsh 2007, "Bootstrapping clustered data".
+    """
+
+    samples: int = 1000
+    seed: int = 0
+
+    def weights(self, groups: np.ndarray) -> np.ndarray:
+        """Return how often each image counts, [1 + samples, n]: once in the first row, then one row per sample."""
+        _, members = np.unique(groups, return_inverse=True)
+        count = members.max() + 1
+        draws = np.random.default_rng(self.seed).multinomial(count, np.full(count, 1 / count), size=self.samples)
+        return np.concatenate([np.ones((1, len(groups))), draws[:, members]])
+
+    def describe(self) -> dict:
+        """Return what the reader of an interval must know, ready for JSON."""
+        return {
+            "level": INTERVAL_LEVEL,
+            "method": "percentile bootstrap by duplicate group",
+            "samples": self.samples,
+            "seed": self.seed,
+        }
+
+
+def compute_metrics(
+    probabilities: np.ndarray,
+    references: np.ndarray,
+    groups: np.ndarray,
+    label_names: list[str],
+    no_tumor_label: int | None = None,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> dict:
+    """Score probabilities against references; the result does not depend on the order of the images.
+
+    All lie in 0..1 except `nll` (nats, 0 and up) and `brier` (summed over classes, 0..2). `ece` is biased upwards on
+    few images, and its interval more so: a perfectly calibrated model does not score 0.
+
+    Args:
+        probabilities: One probability per class, [n, classes]; every row sums to one.
+        references: Index of the true class, int [n].
+        groups: Duplicate group of each image, int [n].
+        label_names: One name per class.
+        no_tumor_label: Index of the class without a tumor, for `tumor_miss_rate`.
+        bootstrap: How the intervals are drawn.
+
+    Returns:
+        Every metric as `{"value", "low", "high"}`, per class by label name. A value that is not defined (the recall of
+        a class without images) is None and left out of means and percentiles.
+
+    Raises:
+        ValueError: A row is no probability distribution over `label_names`, or a reference is out of range.
+    """
+    probabilities, references, groups = _sorted(probabilities, references, groups, len(label_names))
+    statistics = _statistics(bootstrap.weights(groups), probabilities, references, no_tumor_label)
+    confusion = statistics.pop("confusion_matrix")[0]
+    return {
+        "tumor_miss_rate": None,
+        **{name: _entries(values, label_names) for name, values in statistics.items()},
+        "confusion_matrix": confusion.astype(int).tolist(),
+        "bins": _reliability_bins(probabilities, references),
+        "n": len(references),
+        "groups": len(np.unique(groups)),
+        "label_names": list(label_names),
+        "interval": bootstrap.describe(),
+    }
+
+
+class ClassificationMetrics(evaluate.Metric):
+    """`compute_metrics` as an offline `evaluate.Metric`, for one process or several.
+
+    `compute(probabilities=…, references=…, groups=…, label_names=…)` takes the other arguments of `compute_metrics`,
+    too. With several processes give each `num_process`, `process_id`, the same `experiment_id` and a shared
+    `cache_dir`; process 0 gets the result, the others None.
     """
 
     def _info(self) -> evaluate.MetricInfo:
+        features = {
+            "probabilities": datasets.List(datasets.Value("float64")),
+            "references": datasets.Value("int64"),
+            "groups": datasets.Value("int64"),
+        }
         return evaluate.MetricInfo(
-            description="Discrimination and calibration of a classifier, with bootstrap intervals by duplicate group.",
+            description=compute_metrics.__doc__,
             citation="",
-            inputs_description=(
-                "probabilities: one float per class, summing to one; references: index of the true class; "
-                "groups: duplicate group of the image."
-            ),
-            features=datasets.Features(
-                {
-                    "probabilities": datasets.List(datasets.Value("float64")),
-                    "references": datasets.Value("int64"),
-                    "groups": datasets.Value("int64"),
-                }
-            ),
+            inputs_description="See the arguments of `compute_metrics`.",
+            features=datasets.Features(features),
         )
 
-    def _compute(
-        self,
-        probabilities: list[list[float]],
-        references: list[int],
-        groups: list[int],
-        *,
-        label_names: list[str],
-        no_tumor_label: int | None = None,
-        bootstrap_samples: int = 1000,
-        seed: int = 0,
-    ) -> dict:
-        """Return every metric as `{"value", "low", "high"}`, per class under the label's name.
-
-        The interval is the percentile bootstrap over duplicate groups (Field and Welsh 2007, "Bootstrapping clustered
-        data"): groups are drawn with replacement, each with all its images. A value that is not defined (the recall
-        of a class without images) is None and left out of means and percentiles. All metrics lie in 0..1 except `nll`
-        (nats, 0 and up) and `brier` (summed over classes, 0..2). `ece` is biased upwards on few images, and its
-        interval more so: a perfectly calibrated model does not score 0. `tumor_miss_rate` is None without a
-        `no_tumor_label`; `bootstrap_samples=0` leaves `low` and `high` None.
-
-        Raises ValueError for rows that are not probabilities of `label_names` and for references out of range.
-        """
-        probabilities, references, groups = _sorted(probabilities, references, groups, len(label_names))
-        weights = _bootstrap_weights(groups, bootstrap_samples, seed)
-        statistics = _statistics(weights, probabilities, references, no_tumor_label)
-        confusion = statistics.pop("confusion_matrix")[0]
-        metrics = {
-            name: _with_interval(values)
-            if values.ndim == 1
-            else {label: _with_interval(column) for label, column in zip(label_names, values.T, strict=True)}
-            for name, values in statistics.items()
-        }
-        metrics.setdefault("tumor_miss_rate", None)
-        return metrics | {
-            "confusion_matrix": confusion.astype(int).tolist(),
-            "bins": _reliability_bins(probabilities, references),
-            "n": len(references),
-            "groups": len(np.unique(groups)),
-            "label_names": list(label_names),
-            "interval": {
-                "level": INTERVAL_LEVEL,
-                "method": "percentile bootstrap by duplicate group",
-                "samples": bootstrap_samples,
-                "seed": seed,
-            },
-        }
+    def _compute(self, **inputs) -> dict:
+        return compute_metrics(**inputs)
 
 
 def ratio_with_interval(
-    numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray, samples: int = 1000, seed: int = 0
+    numerators: np.ndarray, denominators: np.ndarray, groups: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, float | None]:
-    """Return the sum of `numerators` over that of `denominators`, one number a picture, with its interval and n.
+    """Return sum(numerators) / sum(denominators), given one of each per image, with its interval and n.
 
-    With ones below it is the mean. The interval is the percentile bootstrap over duplicate groups, as above.
+    With denominators of one it is the mean.
     """
-    weights = _bootstrap_weights(groups, samples, seed)
+    weights = bootstrap.weights(groups)
     return _with_interval(_ratio(weights @ numerators, weights @ denominators)) | {"n": len(groups)}
 
 
 def _sorted(probabilities, references, groups, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check the inputs and bring them into one order, so that neither draws nor rounding depend on who came first."""
+    """Check the inputs and sort the images, so that neither samples nor rounding depend on their order."""
     probabilities, references, groups = np.asarray(probabilities, float), np.asarray(references), np.asarray(groups)
     if probabilities.ndim != 2 or probabilities.shape[1] != classes:
         raise ValueError(f"probabilities must have {classes} columns, one per label, got shape {probabilities.shape}")
@@ -109,18 +133,10 @@ def _sorted(probabilities, references, groups, classes: int) -> tuple[np.ndarray
     return probabilities[order], references[order], groups[order]
 
 
-def _bootstrap_weights(groups: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Return how often each image counts, shape [1 + samples, n]: the data as they are, then one row per draw."""
-    _, members = np.unique(groups, return_inverse=True)
-    count = members.max() + 1
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=samples)
-    return np.concatenate([np.ones((1, len(groups))), draws[:, members]])
-
-
 def _statistics(
     weights: np.ndarray, probabilities: np.ndarray, references: np.ndarray, no_tumor_label: int | None
 ) -> dict[str, np.ndarray]:
-    """Compute all metrics under every row of weights: [rows], per class [rows, classes], NaN where not defined."""
+    """Compute all metrics for every row of weights: [rows], per class [rows, classes], NaN where not defined."""
     classes = probabilities.shape[1]
     predictions = probabilities.argmax(1)
     total = weights.sum(1)
@@ -151,14 +167,14 @@ def _statistics(
         "confusion_matrix": confusion,
     }
     if no_tumor_label is not None:
-        tumours = np.arange(classes) != no_tumor_label
-        missed = confusion[:, tumours, no_tumor_label].sum(1)
-        statistics["tumor_miss_rate"] = _ratio(missed, actual[:, tumours].sum(1))
+        tumors = np.arange(classes) != no_tumor_label
+        missed = confusion[:, tumors, no_tumor_label].sum(1)
+        statistics["tumor_miss_rate"] = _ratio(missed, actual[:, tumors].sum(1))
     return statistics
 
 
 def _auroc(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Share of weighted (positive, negative) pairs in the right order, ties counting half; one value per row."""
+    """Return the fraction of weighted (positive, negative) pairs in the right order, ties counting half, [rows]."""
     order = np.argsort(scores)
     tie_starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
     positives, negatives = (
@@ -169,28 +185,37 @@ def _auroc(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide where the denominator is positive; NaN elsewhere."""
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
 
 
 def _mean_defined(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the classes whose value is defined, [rows]."""
     return _ratio(np.nansum(values, axis=1), np.isfinite(values).sum(1))
 
 
+def _entries(values: np.ndarray, label_names: list[str]) -> dict:
+    """Return a metric [1 + samples] with its interval, or one of each class [1 + samples, classes] by label name."""
+    if values.ndim == 1:
+        return _with_interval(values)
+    return {label: _with_interval(column) for label, column in zip(label_names, values.T, strict=True)}
+
+
 def _with_interval(values: np.ndarray) -> dict[str, float | None]:
-    """Split a column of statistics into the value on the data (first row) and the interval of the draws (the rest)."""
-    draws = values[1:][np.isfinite(values[1:])]
+    """Return the first number as the value, and the interval of the others, its bootstrap samples."""
+    samples = values[1:][np.isfinite(values[1:])]
     tail = (1 - INTERVAL_LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail]).tolist() if draws.size else (None, None)
+    low, high = np.quantile(samples, [tail, 1 - tail]).tolist() if samples.size else (None, None)
     return {"value": float(values[0]) if np.isfinite(values[0]) else None, "low": low, "high": high}
 
 
 def _bin_of(top: np.ndarray) -> np.ndarray:
-    """Bin m holds (m / 15, (m + 1) / 15], as in Guo et al. 2017 (arXiv 1706.04599)."""
+    """Return the bin of each top probability: bin m holds (m / 15, (m + 1) / 15], as in arXiv 1706.04599."""
     return np.digitize(top, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
 
 
 def _reliability_bins(probabilities: np.ndarray, references: np.ndarray) -> list[dict]:
-    """Mean top probability and accuracy of each bin, None in an empty one: the bars of a reliability diagram."""
+    """Return mean top probability and accuracy of each bin, None in an empty one: the bars of a reliability diagram."""
     top, correct = probabilities.max(1), probabilities.argmax(1) == references
     edges = np.linspace(0, 1, ECE_BINS + 1)
     bins = []
