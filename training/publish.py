@@ -19,9 +19,10 @@ from jinja2 import UndefinedError
 
 from brain_xai.checkpoint.catalog import BUNDLED, load_checkpoint
 from brain_xai.checkpoint.schema import WEIGHTS_NAME, CheckpointError
-from training.data.splits import split_of
+from training.data.splits import SplitIdentity
 from training.publishing.bundle import bundle
-from training.publishing.space import SpaceError, check_front_matter, space_files
+from training.publishing.local_paths import check_no_local_paths
+from training.publishing.space import check_front_matter, space_files
 from training.publishing.upload import (
     NO_TOKEN,
     Files,
@@ -69,6 +70,7 @@ def push(
         raise PushError(f"{folder} has no metrics.json: only measured checkpoints are published.")
     files: Files = {name: folder / name for name in FILES if (folder / name).is_file()}
     files |= {path.relative_to(folder).as_posix(): path for glob in FIGURES for path in sorted(folder.glob(glob))}
+    check_no_local_paths(files)
 
     def with_card(tag: str) -> Files:
         return files | {"README.md": card_of(folder, repo_id, tag).encode()}
@@ -89,10 +91,7 @@ def push(
 def push_space(repo_id: str, root: Path, *, private: bool = False) -> Published:
     """Create or update the Space from the repository in `root` as one commit; raises `PushError`."""
     check_name(repo_id)
-    try:
-        check_front_matter((root / "README.md").read_text(encoding="utf-8"), root)
-    except SpaceError as error:
-        raise PushError(str(error)) from error
+    check_front_matter(root)
     message = "Update from the repository"
     return publish(Upload(repo_id, "space", lambda tag: space_files(root), ["brain_xai/*"], message, private))
 
@@ -132,7 +131,7 @@ def _check_not_worse(ours: dict, published: dict | None) -> None:
     if published is None:
         return
     try:
-        is_same_split = split_of(published) == split_of(ours)
+        is_same_split = SplitIdentity.of(published) == SplitIdentity.of(ours)
         theirs, new = (metrics["validation"]["macro_f1"]["value"] for metrics in (published, ours))
     except (KeyError, TypeError):
         is_same_split = False

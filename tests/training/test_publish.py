@@ -25,7 +25,9 @@ from tests.helpers.served import save_tiny_checkpoint
 from tests.training.test_card import make_metrics
 from training.publish import PushError, check_token, main, push, push_after_training, push_space
 from training.publishing import upload
-from training.publishing.space import SpaceError, check_front_matter, space_files
+from training.publishing.bundle import bundle
+from training.publishing.local_paths import check_no_local_paths
+from training.publishing.space import check_front_matter, space_files
 
 # The Hub's client itself still says `data=` where httpx wants `content=`.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -542,12 +544,6 @@ sdk: gradio
 sdk_version: 6.31.0
 python_version: "3.12"
 app_file: app.py
-license: mit
-colorFrom: gray
-emoji: 🧠
-suggested_hardware: cpu-basic
-tags:
-  - mri
 ---
 """
 
@@ -555,28 +551,100 @@ tags:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("colorFrom: gray", "colorFrom: grey", "colorFrom must be one of: red"),
-        ("suggested_hardware: cpu-basic", "suggested_hardware: mainframe", "suggested_hardware must be one of"),
-        ("license: mit", "licence: mit", "license is missing; licence is no documented key"),
-        ("app_file: app.py", "app_file: none.py", "there is no none.py"),
-        ("sdk: gradio", "sdk: docker", "sdk must be one of: gradio"),
-        ('"3.12"', "3.12", "python_version must be of type str, with quotes"),
-        ("6.31.0", '"6"', "sdk_version is 6"),
-        ("🧠", "brain", "emoji must be an emoji"),
-        ("title: Brain", f"title: Brain\nshort_description: {'long ' * 13}", "more than 60 characters"),
-        ("---\ntitle", "# Brain\n---\ntitle", "does not begin with a front matter"),
-        ("title: Brain", "title: [", "is no YAML"),
+        ("app_file: app.py", "app_file: none.py", "app_file must name a file, none.py does not"),
+        ("app_file: app.py\n", "", "app_file must name a file"),
+        ("sdk: gradio", "sdk: docker", "sdk must be gradio"),
+        ('"3.12"', "3.10", "python_version must be quoted"),
+        ("6.31.0", '"6"', r"sdk_version must be like 6\.31\.0"),
+        ("title: Brain", f"title: Brain\nshort_description: {'long ' * 13}", "may have at most 60 characters"),
+        ("---\ntitle", "# Brain\n---\ntitle", "sdk must be gradio"),
+        ("title: Brain", "title: [", "cannot be read"),
+        ("---\ntitle: Brain", "---\n- title\n---\n", "cannot be read"),
     ],
 )
-def test_a_front_matter_that_does_not_fit_is_refused(old, new, fault):
-    check_front_matter(FRONT_MATTER, ROOT)
+def test_a_space_that_would_not_start_is_refused_before_any_request(hub, tmp_path, old, new, fault):
+    (tmp_path / "app.py").touch()
+    (tmp_path / "README.md").write_text(FRONT_MATTER)
+    check_front_matter(tmp_path)
     assert old in FRONT_MATTER
-    with pytest.raises(SpaceError, match=fault):
-        check_front_matter(FRONT_MATTER.replace(old, new), ROOT)
+    (tmp_path / "README.md").write_text(FRONT_MATTER.replace(old, new))
+    with pytest.raises(PushError, match=fault):
+        push_space("org/space", tmp_path)
+    assert hub.requests == []
+
+
+def test_front_matter_that_the_hub_refuses_stops_the_push_before_a_file_is_sent(hub):
+    hub.fault("POST .*/validate-yaml", 400)
+    with pytest.raises(PushError, match=r"Invalid metadata in README\.md"):
+        push_space("org/space", ROOT)
+    assert not [request for request in hub.requests if request.method == "PUT" or "/commit/" in request.path]
 
 
 def test_the_front_matter_of_this_repository_fits():
-    check_front_matter((ROOT / "README.md").read_text(encoding="utf-8"), ROOT)
+    check_front_matter(ROOT)
+
+
+# Local paths
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/home/alice/scans", "/home/alice/scans"),
+        ("accelerate launch train.py --data-dir /data --model b0", "/data"),
+        ("accelerate launch train.py --data-dir=/mnt/scans", "/mnt/scans"),
+        ("--data-dir '/home/a b'", "/home/a"),
+        ("~/scans", "~/scans"),
+        ("~alice/scans", "~alice/scans"),
+        ("local-dir:/srv/scans", "/srv/scans"),
+        ("file:///srv/scans", "file:///srv/scans"),
+        (r"C:\Users\alice", r"C:\Users\alice"),
+        ("C:/Users/alice", "C:/Users/alice"),
+        (r"\\server\scans", r"\\server\scans"),
+    ],
+)
+def test_a_path_of_this_machine_is_not_published(hub, folder, tmp_path, text, path):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"settings": [{"key": text}]}))
+    with pytest.raises(PushError, match="names a path of this machine") as refused:
+        push(folder, REPO)
+    assert repr(path) in str(refused.value).replace("'\"", "'")
+    with pytest.raises(PushError, match="names a path of this machine"):
+        bundle(folder, tmp_path / "bundled")
+    assert hub.requests == []
+    assert not (tmp_path / "bundled").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://arxiv.org/abs/1610.02391",
+        "runs/r18",
+        "21.9 images/s",
+        "n/a",
+        "1 / 2",
+        "a: b/c",
+        "h:mm:ss",
+        "~0.5",
+        "x\\y",
+    ],
+)
+def test_what_only_looks_like_a_path_is_published(hub, folder, text):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"note": text}))
+    assert push(folder, REPO).tag
+
+
+def test_the_bundled_checkpoints_name_no_path_of_the_machine_that_trained_them():
+    for file in sorted((ROOT / "brain_xai" / "bundled").glob("*/*.json")):
+        check_no_local_paths({file.name: file})
+
+
+def test_weights_that_are_too_large_are_not_bundled(folder, tmp_path):
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.truncate(13_000_001)
+    assert main(["bundle", str(folder), str(tmp_path / "bundled")]) == 1
+    assert not (tmp_path / "bundled").exists()
 
 
 # From the Hub's weights to the Hub

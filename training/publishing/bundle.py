@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
+from training.publishing.local_paths import check_no_local_paths
 from training.publishing.upload import PushError
 from training.report.card import card_of
 
@@ -19,7 +20,7 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
         official: Run of the same settings on the official split, whose metrics the card shows for comparison.
 
     Raises:
-        PushError: The weights are missing or larger than `MAX_BYTES`.
+        PushError: The weights are missing or larger than `MAX_BYTES`, or a file names a path of this machine..
     """
     files = {name: run / name for name in ("config.json", WEIGHTS_NAME, "metrics.json", "explanations.json")}
     if official is not None:
@@ -30,6 +31,7 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
             raise PushError(f"There is no {file}.")
     if files[WEIGHTS_NAME].stat().st_size > MAX_BYTES:
         raise PushError(f"{files[WEIGHTS_NAME]} is larger than {MAX_BYTES / 1e6:.0f} MB, so it cannot be bundled.")
+    check_no_local_paths(files)
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(run / "figures", folder / "figures", ignore=shutil.ignore_patterns("maps.png"))  # shows scans
     for name, file in files.items():

@@ -1,10 +1,8 @@
 """One commit on the Hub, on top of a head that was checked, and a tag that names it."""
 
-import json
-import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -26,8 +24,6 @@ NO_TOKEN = (
 )
 UNKNOWN_TOKEN = "The Hub does not know this token. Log in again with `hf auth login`, or set HF_TOKEN."
 OFFLINE = "HF_HUB_OFFLINE is set, so the Hub cannot be reached. Unset it."
-# A path that starts at a root, a home folder or a drive. An address such as https://host/path is none.
-LOCAL_PATH = re.compile(r"(?:(?<![^\s='\"`(\[,;:])(?:/(?=[\w.])|~[\w.-]*/|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))|file://)\S+")
 
 Result = TypeVar("Result")
 Files = Mapping[str, Path | bytes]
@@ -102,25 +98,6 @@ def check_token() -> None:
         raise _as_push_error(error, "the Hub") from error
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise PushError("The token is read-only. Create one with write access.")
-
-
-def check_no_local_paths(files: Files) -> None:
-    """Raise `PushError` if a string in one of the JSON files, which the card quotes, names a folder of this machine."""
-    for name, file in files.items():
-        if name.endswith(".json"):
-            for text in _strings(json.loads(Path(file).read_text(encoding="utf-8"))):
-                if found := LOCAL_PATH.search(text):
-                    raise PushError(
-                        f"{name} names a path of this machine, {found[0]!r}. Shorten it there to its last part."
-                    )
-
-
-def _strings(content: object) -> Iterator[str]:
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list | dict):
-        for value in content if isinstance(content, list) else [*content.keys(), *content.values()]:
-            yield from _strings(value)
 
 
 def publish(upload: Upload, check: Check = lambda api, head: None) -> Published:
