@@ -31,7 +31,7 @@ from training.learning.state import clear_state
 from training.publish import push_after_training
 from training.report.card import card_of
 from training.report.figures import save_figures
-from training.report.maps import Answers, save_maps
+from training.report.maps import PredictedScans, save_maps
 
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
 # Maps of up to so many validation pictures set the scale of a method's colours; of a dear method so many as its cost in
@@ -98,7 +98,7 @@ def finish(
     write_json(folder / "metrics.json", metrics)
     save_figures(metrics, folder / "figures")
     write_examples(folder, scans, splits.test, config.seed)
-    tested = Answers(scans.pixels[splits.test], scans.labels[splits.test], answers["test"].argmax(dim=1).numpy())
+    tested = PredictedScans(scans.pixels[splits.test], scans.labels[splits.test], answers["test"].argmax(dim=1).numpy())
     save_maps(classifier, tested, config.seed, folder / "figures" / "maps.png")
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
     clear_state(folder)

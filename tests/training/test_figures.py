@@ -1,4 +1,4 @@
-"""The figures: files that can be read, whose text and colours carry the numbers they were given."""
+"""The figures: files that can be read, whose text and colors carry the numbers they were given."""
 
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ def texts(figure):
     return "\n".join(text for text in shown if text)
 
 
-def test_every_figure_is_a_readable_picture_and_the_same_each_time(tmp_path):
+def test_every_figure_is_a_readable_image_and_the_same_each_time(tmp_path):
     for folder in ("one", "two"):
         figures.save_figures(METRICS, tmp_path / folder)
     names = ["confusion_matrix.png", "curves.png", "reliability.png"]
@@ -60,9 +60,9 @@ def test_every_figure_is_a_readable_picture_and_the_same_each_time(tmp_path):
     for name in names:
         file = tmp_path / "one" / name
         assert file.read_bytes() == (tmp_path / "two" / name).read_bytes()
-        with Image.open(file) as picture:
-            assert picture.format == "PNG"
-            assert min(picture.size) >= 500
+        with Image.open(file) as opened:
+            assert opened.format == "PNG"
+            assert min(opened.size) >= 500
             assert file.stat().st_size < 200_000
 
 
@@ -147,17 +147,17 @@ def test_quality_of_maps_shows_every_method_with_interval_n_and_baselines(tmp_pa
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["grad_cam", "occlusion"]
     for part in ("random weights", "never trained on", "true class explained", "95% intervals"):
         assert part in texts(figure)
-    with Image.open(tmp_path / "explanations.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "explanations.png") as opened:
+        assert opened.format == "PNG"
 
 
-def test_colours_stay_apart_for_colour_blind_readers():
-    """Simulated with the matrices of Viénot et al. 1999 (protanopia, deuteranopia) and in grey."""
+def test_colors_stay_apart_for_color_blind_readers():
+    """Simulated with the matrices of Viénot et al. 1999 (protanopia, deuteranopia) and in gray."""
     hexes = (figures.BLUE, figures.ORANGE, figures.GREEN)
-    colours = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in hexes]) ** 2.2
+    colors = np.array([[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in hexes]) ** 2.2
     protanopia = np.array([[0.112, 0.888, 0.0], [0.112, 0.888, 0.0], [0.004, -0.004, 1.0]])
     deuteranopia = np.array([[0.293, 0.707, 0.0], [0.293, 0.707, 0.0], [-0.021, 0.021, 1.0]])
     for matrix in (np.eye(3), protanopia, deuteranopia):
-        seen = (colours @ matrix.T).clip(0) ** (1 / 2.2)
+        seen = (colors @ matrix.T).clip(0) ** (1 / 2.2)
         distances = [np.linalg.norm(a - b) for a, b in [*pairwise(seen), (seen[0], seen[2])]]
         assert min(distances) > 0.2

@@ -1,4 +1,4 @@
-"""The panel of maps: a row for each class, the same for the same seed, and none where the method cannot work."""
+"""The panel of maps: one row per class, the same for the same seed, and no file if the method cannot work."""
 
 import numpy as np
 import pytest
@@ -7,22 +7,22 @@ from PIL import Image
 from brain_xai import load_checkpoint
 from tests.helpers.scans import LABELS, make_scan
 from tests.helpers.served import save_tiny_checkpoint
-from training.report.maps import Answers, save_maps
+from training.report.maps import PredictedScans, save_maps
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
+def scans() -> PredictedScans:
     """Three scans of each class; all are called glioma, so three answers are right."""
     references = np.repeat(np.arange(4), 3)
     pixels = np.stack([np.asarray(make_scan(LABELS[label], seed)) for seed, label in enumerate(references)])
-    return Answers(pixels, references, np.zeros(12, dtype=np.int64))
+    return PredictedScans(pixels, references, np.zeros(12, dtype=np.int64))
 
 
-def test_the_panel_has_a_row_for_each_class_and_depends_on_the_seed(answers, tmp_path):
+def test_the_panel_has_a_row_for_each_class_and_depends_on_the_seed(scans, tmp_path):
     classifier = load_checkpoint(save_tiny_checkpoint(tmp_path / "tiny", LABELS))
     paths = [tmp_path / f"{name}.png" for name in ("one", "same", "other")]
     for path, seed in zip(paths, (0, 0, 1), strict=True):
-        assert save_maps(classifier, answers, seed, path)
+        assert save_maps(classifier, scans, seed, path)
     one, same, other = (path.read_bytes() for path in paths)
     assert one == same != other
     with Image.open(paths[0]) as panel:
@@ -34,7 +34,7 @@ def test_the_panel_has_a_row_for_each_class_and_depends_on_the_seed(answers, tmp
     assert (last[:, :half] < 60).mean() < 0.2 < (last[:, half:] < 60).mean()
 
 
-def test_where_the_method_cannot_work_there_is_no_panel(answers, tmp_path):
+def test_where_the_method_cannot_work_there_is_no_panel(scans, tmp_path):
     classifier = load_checkpoint(save_tiny_checkpoint(tmp_path / "vit", LABELS, "test_vit", side=160))
-    assert save_maps(classifier, answers, 0, tmp_path / "maps.png") is False
+    assert save_maps(classifier, scans, 0, tmp_path / "maps.png") is False
     assert not (tmp_path / "maps.png").exists()

@@ -1,4 +1,4 @@
-"""The figures of a checkpoint: training curves, confusion matrix and reliability diagram, as PNG files.
+"""Figures of a checkpoint as PNG files: training curves, confusion matrix, reliability diagram and map quality.
 
 Each function writes its file and returns the figure.
 """
@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from training.report.tables import EXPLANATION_MEASURES, METRIC_NAMES, with_interval
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; lines differ in style, too.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#595959"
-BASELINE_LINES = ((GREY, ":"), (GREEN, "--"), (ORANGE, "-."), (GREY, "-"))
+# Okabe and Ito's colors, which color-blind readers can tell apart; lines also differ in style.
+BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#595959"
+BASELINE_LINES = ((GRAY, ":"), (GREEN, "--"), (ORANGE, "-."), (GRAY, "-"))
 
 
 def save_figures(metrics: dict, folder: Path) -> None:
@@ -27,7 +27,7 @@ def save_figures(metrics: dict, folder: Path) -> None:
 
 
 def curves(history: list[dict], path: Path) -> Figure:
-    """Draw loss and accuracy per epoch, with the picture size of each stage and the best epoch by validation macro-F1.
+    """Draw loss and accuracy per epoch, with the image size of each stage and the best epoch by validation macro-F1.
 
     `history` has one dict per epoch: epoch, size (pixels), train_loss, train_accuracy, validation_loss,
     validation_accuracy, validation_macro_f1.
@@ -39,7 +39,7 @@ def curves(history: list[dict], path: Path) -> Figure:
     _draw_epochs(right, "Accuracy and macro-F1", history, ("train_accuracy", "validation_accuracy"))
     _plot(right, history, "validation_macro_f1", GREEN, "-.", "validation macro-F1")
     for axes in (left, right):
-        axes.axvline(best["epoch"], ymax=0.92, color=GREY, linewidth=1.2, linestyle=":", label="best epoch")
+        axes.axvline(best["epoch"], ymax=0.92, color=GRAY, linewidth=1.2, linestyle=":", label="best epoch")
     figure.suptitle(
         f"Training and validation split: best validation macro-F1 {best['validation_macro_f1']:.3f}, "
         f"epoch {best['epoch']} of {history[-1]['epoch']}",
@@ -50,19 +50,22 @@ def curves(history: list[dict], path: Path) -> Figure:
 
 
 def confusion_matrix(metrics: dict, path: Path) -> Figure:
-    """Draw the confusion matrix of the test images, rows the true class; `metrics` is the content of metrics.json."""
+    """Draw the confusion matrix of the test images, one row per true class, with counts and shares of the row.
+
+    `metrics` is the content of metrics.json. scikit-learn's ConfusionMatrixDisplay writes one number per field, and on
+    its linear color scale all errors of a good model look white.
+    """
     test = metrics["test"]
     counts, label_names = np.array(test["confusion_matrix"]), test["label_names"]
     totals = counts.sum(1)
     shares = counts / totals.clip(min=1)[:, None]
     figure = Figure(figsize=(1.9 + 1.2 * len(label_names), 1.7 + 1.1 * len(label_names)), layout="constrained")
     axes = figure.subplots()
-    # A good model's errors would all look white on an even scale.
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=1), aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         share = shares[row, column]
-        text, colour = f"{count:,}\n{share:.1%}" if count else "0", "white" if share > 0.25 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=13, color=colour)
+        text, color = f"{count:,}\n{share:.1%}" if count else "0", "white" if share > 0.25 else "black"
+        axes.text(column, row, text, ha="center", va="center", fontsize=13, color=color)
     positions = range(len(label_names))
     axes.set_xticks(positions, label_names)
     axes.set_yticks(positions, [f"{name}\nn = {n:,}" for name, n in zip(label_names, totals, strict=True)])
@@ -80,24 +83,17 @@ def reliability(metrics: dict, path: Path) -> Figure:
     `metrics` is the content of metrics.json.
     """
     bins = [row for row in metrics["test"]["bins"] if row["count"]]
-    centres = [(row["low"] + row["high"]) / 2 for row in bins]
+    centers = [(row["low"] + row["high"]) / 2 for row in bins]
     width = 0.92 * (bins[0]["high"] - bins[0]["low"])
     accuracies, counts = [row["accuracy"] for row in bins], [row["count"] for row in bins]
     figure = Figure(figsize=(6.6, 7), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.6, 1])
 
-    upper.bar(centres, accuracies, width, color=BLUE, label="accuracy in the bin")
-    upper.plot(
-        [row["probability"] for row in bins],
-        accuracies,
-        "o",
-        color=ORANGE,
-        markeredgecolor="white",
-        clip_on=False,
-        zorder=3,
-        label="at the bin's mean probability",
-    )
-    upper.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.5, label="perfect calibration")
+    upper.bar(centers, accuracies, width, color=BLUE, label="accuracy in the bin")
+    points = {"color": ORANGE, "markeredgecolor": "white", "clip_on": False, "zorder": 3}
+    means = [row["probability"] for row in bins]
+    upper.plot(means, accuracies, "o", label="at the bin's mean probability", **points)
+    upper.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1.5, label="perfect calibration")
     _tidy(upper)
     upper.set_ylim(0, 1.03)
     upper.yaxis.set_major_formatter(PercentFormatter(1))
@@ -105,58 +101,45 @@ def reliability(metrics: dict, path: Path) -> Figure:
     upper.legend(fontsize=12, frameon=False, loc="upper left")
     upper.set_title(_title("Reliability", metrics, "ece"), fontsize=13)
 
-    lower.bar(centres, counts, width, color=GREY)
-    for centre, count in zip(centres, counts, strict=True):
-        lower.annotate(f"{count:,}", (centre, count), (0, 2), textcoords="offset points", ha="center", fontsize=10)
-    _tidy(lower)
-    lower.set_yscale("log")
-    lower.set_ylim(0.7, max(counts) * 4)
-    lower.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    lower.minorticks_off()
-    lower.set_ylabel("images", fontsize=12)
+    _draw_counts(lower, centers, counts, width)
     lower.set_xlim(0, 1.02)
     lower.xaxis.set_major_formatter(PercentFormatter(1))
     lower.set_xlabel("probability of the predicted class", fontsize=12)
     return save(figure, path)
 
 
+def _draw_counts(axes: Axes, centers: list[float], counts: list[int], width: float) -> None:
+    """Draw the number of images in each bin on a logarithmic scale."""
+    axes.bar(centers, counts, width, color=GRAY)
+    for center, count in zip(centers, counts, strict=True):
+        axes.annotate(f"{count:,}", (center, count), (0, 2), textcoords="offset points", ha="center", fontsize=10)
+    _tidy(axes)
+    axes.set_yscale("log")
+    axes.set_ylim(0.7, max(counts) * 4)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.minorticks_off()
+    axes.set_ylabel("images", fontsize=12)
+
+
 def explanation_quality(explanations: dict, path: Path) -> Figure:
-    """Draw how good each method's maps are, a panel for each measure, beside what maps without knowledge get.
+    """Draw how good each method's maps are, one panel per measure, with lines at what the baselines score.
 
     `explanations` is the content of explanations.json.
     """
     methods, baselines = explanations["methods"], explanations["baselines"]
     figure = Figure(figsize=(12, 2.4 + 0.42 * len(methods)), layout="constrained")
     panels = figure.subplots(1, len(EXPLANATION_MEASURES), sharey=True)
-    positions = range(len(methods))
     for axes, (measure, title) in zip(panels, EXPLANATION_MEASURES.items(), strict=True):
-        for (name, found), (colour, style) in zip(baselines.items(), BASELINE_LINES, strict=True):
-            value = found[measure]["value"]
-            axes.axvline(value, color=colour, linestyle=style, linewidth=1.5, label=name.replace("_", " "))
-        entries = [found[measure] for found in methods.values()]
-        values = np.array([entry["value"] for entry in entries])
-        ends = np.array([[entry["low"], entry["high"]] for entry in entries]).T
-        spans = np.abs(ends - values)
-        axes.errorbar(values, positions, xerr=spans, fmt="o", color=BLUE, capsize=3, linewidth=2, label="method")
-        for position, entry in zip(positions, entries, strict=True):
-            axes.annotate(
-                f"n = {entry['n']}",
-                (1, position),
-                (-2, 6),
-                xycoords=axes.get_yaxis_transform(),
-                textcoords="offset points",
-                ha="right",
-                fontsize=9,
-                color=GREY,
-            )
-        _tidy(axes)
+        for (name, entries), (color, style) in zip(baselines.items(), BASELINE_LINES, strict=True):
+            value = entries[measure]["value"]
+            axes.axvline(value, color=color, linestyle=style, linewidth=1.5, label=name.replace("_", " "))
+        _draw_entries(axes, [entries[measure] for entries in methods.values()])
         axes.set_title(title, fontsize=12)
-        axes.margins(x=0.15)
-    panels[0].set_yticks(positions, methods)
+    panels[0].set_yticks(range(len(methods)), methods)
     panels[0].set_ylim(len(methods) - 0.4, -0.6)
     panels[0].xaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(
-        f"{explanations['checkpoint']['architecture']}: maps against tumour boxes, test pictures never trained on, "
+        f"{explanations['checkpoint']['architecture']}: maps against tumor boxes, test images never trained on, "
         f"{explanations['target']} class explained, {explanations['interval']['level']:.0%} intervals",
         fontsize=13,
     )
@@ -166,7 +149,29 @@ def explanation_quality(explanations: dict, path: Path) -> Figure:
     return save(figure, path)
 
 
+def _draw_entries(axes: Axes, entries: list[dict]) -> None:
+    """Draw measured numbers from top to bottom, each with its interval and n."""
+    values = np.array([entry["value"] for entry in entries])
+    ends = np.array([[entry["low"], entry["high"]] for entry in entries]).T
+    options = {"fmt": "o", "color": BLUE, "capsize": 3, "linewidth": 2, "label": "method"}
+    axes.errorbar(values, range(len(entries)), xerr=np.abs(ends - values), **options)
+    for position, entry in enumerate(entries):
+        axes.annotate(
+            f"n = {entry['n']}",
+            (1, position),
+            (-2, 6),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=GRAY,
+        )
+    _tidy(axes)
+    axes.margins(x=0.15)
+
+
 def _title(what: str, metrics: dict, metric: str) -> str:
+    """Return a title that names split, n and one metric with its interval."""
     test = metrics["test"]
     score = f"{METRIC_NAMES[metric]} {with_interval(test[metric])}"
     return f"{what}: test images, {metrics['split']} split, n = {test['n']:,}\n{score}"
@@ -184,13 +189,13 @@ def _draw_epochs(axes: Axes, title: str, history: list[dict], keys: tuple[str, s
     _mark_sizes(axes, history)
 
 
-def _plot(axes: Axes, history: list[dict], key: str, colour: str, style: str, label: str) -> None:
+def _plot(axes: Axes, history: list[dict], key: str, color: str, style: str, label: str) -> None:
     epochs, values = [row["epoch"] for row in history], [row[key] for row in history]
-    axes.plot(epochs, values, style, marker=".", color=colour, linewidth=2, label=label)
+    axes.plot(epochs, values, style, marker=".", color=color, linewidth=2, label=label)
 
 
 def _mark_sizes(axes: Axes, history: list[dict]) -> None:
-    """Separate the stages of different picture size and name the size at the top of each."""
+    """Separate the stages of different image size and name the size at the top of each."""
     size = None
     for row in history:
         if row["size"] == size:
@@ -205,7 +210,7 @@ def _mark_sizes(axes: Axes, history: list[dict]) -> None:
             textcoords="offset points",
             va="top",
             fontsize=11,
-            color=GREY,
+            color=GRAY,
         )
 
 
