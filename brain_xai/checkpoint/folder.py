@@ -1,4 +1,4 @@
-"""The one checkpoint format, writer and reader side by side: a folder that timm, transformers and we can load."""
+"""The one checkpoint format: a folder that timm, transformers and brain_xai can load."""
 
 import hashlib
 import json
@@ -15,11 +15,10 @@ from brain_xai.checkpoint.schema import (
     check_explanations,
     check_finite,
     check_metrics,
-    check_size,
     check_weights,
     read_json,
 )
-from brain_xai.classifier import CheckpointInfo, Classifier, PredictionWarning
+from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.preprocess import Preprocessing
 
 
@@ -33,11 +32,17 @@ def save_checkpoint(
     brain_xai: dict,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write `config.json` and `model.safetensors` into `folder`, in timm's format.
+    """Write config.json and model.safetensors in timm's format.
 
-    `model_args` are what `timm.create_model` needs beside the name (`{"output_stride": 16}`), never `num_classes`,
-    which transformers passes itself. `brain_xai` is our own section of the config. `dtype` is that of the stored
-    floating-point weights; every loader computes in float32.
+    Args:
+        folder: Where to write; created if missing.
+        model: A timm model; it is not changed.
+        label_names: The labels, in the order of the logits.
+        preprocessing: The size and normalization that the model was trained with.
+        model_args: What `timm.create_model` needs besides the name, such as `{"output_stride": 16}`; never
+            `num_classes`, which transformers passes itself.
+        brain_xai: This project's own section of config.json.
+        dtype: The type of the stored floating-point weights; every loader computes in float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: _to_storage(value, dtype) for name, value in model.state_dict().items()}, folder / WEIGHTS_NAME)
@@ -48,7 +53,7 @@ def save_checkpoint(
         "num_features": model.num_features,
         "label_names": list(label_names),
         "model_args": model_args or {},
-        "dtype": "float32",  # else transformers computes in the type of the stored weights
+        "dtype": "float32",  # otherwise transformers computes in the type of the stored weights
         "pretrained_cfg": {
             "input_size": [3, height, width],
             "fixed_input_size": False,
@@ -67,58 +72,73 @@ def save_checkpoint(
 
 
 def _to_storage(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    value = value.detach().cpu().contiguous()  # safetensors refuses channels-last weights
+    value = value.detach().cpu().contiguous()  # safetensors rejects channels-last weights
     return value.to(dtype) if value.is_floating_point() else value
 
 
-def read_checkpoint(name: str, folder: Path, revision: str, notices: tuple[PredictionWarning, ...]) -> Classifier:
+def read_checkpoint(
+    name: str, folder: Path, revision: str | None = None, device: torch.device | str = "cpu"
+) -> Classifier:
+    """Read the checkpoint folder `folder` and put its model on a device.
+
+    Args:
+        name: The id that the classifier reports.
+        folder: A folder written by `save_checkpoint`, with metrics.json and explanations.json if there are any.
+        revision: The commit that the folder holds; None stands for a hash of the weights.
+        device: Where the model runs.
+
+    Raises:
+        CheckpointError: The folder is not a checkpoint of this project; the message says why.
+    """
     for needed in ("config.json", WEIGHTS_NAME):
         if not (folder / needed).is_file():
             raise CheckpointError(f"It has no {needed}, so it is not a checkpoint of this project.")
     config = read_json(folder / "config.json")
     check_config(config)
     check_weights(folder / WEIGHTS_NAME, config)
-    metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
+    metrics = _read_if_present(folder / "metrics.json")
     check_metrics(metrics)
-    label_names, pretrained, own = tuple(config["label_names"]), config["pretrained_cfg"], config.get("brain_xai", {})
-    model = timm.create_model(config["architecture"], num_classes=len(label_names), **(config.get("model_args") or {}))
-    # Files may store half precision; loading copies them into float32 parameters.
-    model.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    check_finite(model.state_dict())
+    explanations = _read_if_present(folder / "explanations.json")
+    check_explanations(explanations)
+    weights_revision = sha256_of(folder / WEIGHTS_NAME)[:12]
+    own, pretrained = config.get("brain_xai", {}), config["pretrained_cfg"]
     return Classifier(
-        model=model.eval().requires_grad_(False).to(memory_format=torch.channels_last),
-        label_names=label_names,
+        model=_read_model(folder, config).to(device, memory_format=torch.channels_last),
+        label_names=tuple(config["label_names"]),
         preprocessing=Preprocessing(
             size=tuple(pretrained["input_size"][1:]),
             mean=tuple(pretrained["mean"]),
             std=tuple(pretrained["std"]),
             interpolation=pretrained["interpolation"],
         ),
-        info=CheckpointInfo(name, revision, config["architecture"]),
+        info=CheckpointInfo(name, revision or weights_revision, config["architecture"]),
         temperature=own.get("temperature", 1.0),
         attribution_scale=own.get("attribution_scale", {}),
         metrics=metrics,
-        explanations=read_explanations(folder),
-        notices=notices,
+        explanations=explanations if _measured_with(explanations, weights_revision) else {},
     )
 
 
-def read_explanations(folder: Path) -> dict:
-    """Return the content of explanations.json, {} where there is none or it was measured with other weights."""
-    file = folder / "explanations.json"
-    content = read_json(file) if file.is_file() else {}
-    check_explanations(content)
-    measured = content.get("checkpoint")
-    return (
-        content
-        if isinstance(measured, dict) and measured.get("revision") == weights_hash(folder / WEIGHTS_NAME)
-        else {}
-    )
-
-
-def weights_hash(file: Path) -> str:
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} has no {file.name}, so it is not a checkpoint of this project.")
-    check_size(file.stat().st_size)
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _read_model(folder: Path, config: dict) -> torch.nn.Module:
+    arguments = config.get("model_args") or {}
+    model = timm.create_model(config["architecture"], num_classes=len(config["label_names"]), **arguments)
+    # Files may store half precision; loading copies them into float32 parameters.
+    model.load_state_dict(load_file(folder / WEIGHTS_NAME))
+    check_finite(model.state_dict())
+    return model.eval().requires_grad_(False)
+
+
+def _read_if_present(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}
+
+
+def _measured_with(explanations: dict, weights_revision: str) -> bool:
+    """Return whether explanations.json was measured with these weights, not with those of an earlier training."""
+    measured = explanations.get("checkpoint")
+    return isinstance(measured, dict) and measured.get("revision") == weights_revision

@@ -144,7 +144,7 @@ def about_model(checkpoint: str) -> str:
 
 def warm_up() -> None:
     """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
-    hub_follower.look_at(allowed_checkpoints())
+    hub_follower.prefetch(allowed_checkpoints())
     try:
         classifier = chosen_classifier("default", allow_fallback=True)
     except Refusal:  # the page says so, and the other models work

@@ -1,24 +1,34 @@
-"""The models that visitors may choose: loaded once, followed on the Hub, replaced by a bundled one while it is away."""
+"""Serve checkpoints that visitors may choose, and follow those on the Hub.
 
+Newer revisions are loaded in the background. While the Hub is away the last revision that loaded answers, and for a
+checkpoint that never loaded a bundled one.
+"""
+
+import math
 import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import lru_cache
 
 from brain_xai.checkpoint import hub
-from brain_xai.checkpoint.catalog import bundled_checkpoints, is_on_hub, load_checkpoint, load_snapshot
+from brain_xai.checkpoint.catalog import (
+    bundled_checkpoints,
+    is_on_hub,
+    load_checkpoint,
+    load_snapshot,
+    update_from_hub,
+    with_warnings,
+)
 from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier, PredictionWarning
 from brain_xai.ui import texts
 
-# How often a branch is looked at, and how soon again after the Hub did not answer.
+# How often the Hub is checked for a newer revision, and how soon again after it did not answer.
 CHECK_SECONDS = 600
 RETRY_SECONDS = 60
-# For so long after a look begins, visitors wait for a model that was never fetched, before another answers instead,
-# and for a newer revision, before the one that is here answers.
-FETCH_PATIENCE_SECONDS, NEWS_PATIENCE_SECONDS = 1.5, 0.5
+# How long a request waits for the first download before a fallback answers, and for an update before the cached
+# revision answers.
+DOWNLOAD_WAIT_SECONDS, REFRESH_WAIT_SECONDS = 1.5, 0.5
 
 
 def classifier_of(checkpoint: str, allow_fallback: bool = True) -> Classifier:
@@ -30,102 +40,120 @@ def classifier_of(checkpoint: str, allow_fallback: bool = True) -> Classifier:
             the id was never downloaded. Without it the result always belongs to `checkpoint`.
 
     Returns:
-        For an id on the Hub the newest revision that works here, with a warning where it may be outdated.
+        For an id on the Hub the newest revision that works here, with a warning if it may be outdated.
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded, or only another one could answer.
     """
     if is_on_hub(checkpoint):
-        return followed(checkpoint).classifier(allow_fallback)
-    return _local(checkpoint)
+        return follower_of(checkpoint).classifier(allow_fallback)
+    return load_checkpoint(checkpoint)
 
 
-def look_at(checkpoints: Iterable[str]) -> None:
-    """Begin to fetch those of the checkpoints that are on the Hub."""
+def prefetch(checkpoints: Iterable[str]) -> None:
+    """Start to download those of the checkpoints that are on the Hub."""
     for checkpoint in filter(is_on_hub, checkpoints):
-        followed(checkpoint).look()
+        follower_of(checkpoint).refresh()
 
 
-# Hashing the weights is for the first visitor only.
-_local = lru_cache(maxsize=4)(load_checkpoint)
-
-
-class Followed:
-    """A checkpoint on the Hub, looked at now and then by a thread of its own; what cannot be used is never shown."""
+class HubFollower:
+    """Serves the newest revision of one checkpoint on the Hub that loads here; a thread of its own checks the Hub."""
 
     def __init__(self, name: str):
         self.name = name
         self._lock = threading.Lock()
-        self._looked = threading.Event()  # set while no look is under way
-        self._looked.set()
-        self._next_look, self._give_up_waiting = 0.0, 0.0
-        self._error: CheckpointError | None = None
+        self._refresh_done = threading.Event()  # cleared while a refresh is running
+        self._refresh_done.set()
+        self._wait_until = 0.0
         self._snapshot = hub.cached(name)
+        self._error: CheckpointError | None = None  # why the last refresh failed
+        is_settled = hub.is_pinned(name) and hub.last_loaded(name) is not None
+        self._next_refresh = math.inf if is_settled else 0.0
 
-    def look(self) -> None:
-        """Look at the Hub in the background if it is time to; a commit that is here needs no look."""
+    def refresh(self) -> None:
+        """Check the Hub for a newer revision in the background, if a check is due and none is running."""
         with self._lock:
-            is_settled = hub.is_pinned(self.name) and self._snapshot is not None and self._error is None
-            if is_settled or not self._looked.is_set() or time.monotonic() < self._next_look:
+            if not self._refresh_done.is_set() or time.monotonic() < self._next_refresh:
                 return
-            self._looked.clear()
-            patience = FETCH_PATIENCE_SECONDS if self._snapshot is None else NEWS_PATIENCE_SECONDS
-            self._give_up_waiting = time.monotonic() + patience
-        # A daemon, because a server that is stopped does not wait for the Hub.
-        threading.Thread(target=self._look, name=f"look at {self.name}", daemon=True).start()
+            self._refresh_done.clear()
+            wait = DOWNLOAD_WAIT_SECONDS if self._snapshot is None else REFRESH_WAIT_SECONDS
+            self._wait_until = time.monotonic() + wait
+        # A daemon thread, because a server that is stopped must not wait for the Hub.
+        threading.Thread(target=self._refresh, name=f"refresh {self.name}", daemon=True).start()
 
     def classifier(self, allow_fallback: bool = True) -> Classifier:
-        """Return what answers now; raises `CheckpointError`."""
-        self.look()
-        self._looked.wait(max(0.0, self._give_up_waiting - time.monotonic()))
-        snapshot, error = self._snapshot, self._error
-        if snapshot is not None:
-            return load_snapshot(self.name, replace(snapshot, notices=self._notices(snapshot, error)))
-        if error is not None and not self._is_covered(error):
-            raise error.with_traceback(None)  # the same one for every visitor: it must not grow
+        """Return what answers now; raises `CheckpointError` (see `classifier_of`)."""
+        self.refresh()
+        self._refresh_done.wait(max(0.0, self._wait_until - time.monotonic()))
+        classifier, error = self._last_good(), self._error
+        if classifier is not None:
+            return with_warnings(classifier, *self._warnings(classifier.info.revision, error))
+        if error is not None and not self._has_fallback(error):
+            raise CheckpointError(str(error))
         if not allow_fallback:
             reason = str(error) if error else f"{self.name} is still being downloaded from the Hub."
             raise CheckpointError(f"{reason} No other model answers in its place. Try again in a few minutes.")
-        return self._stand_in(error)
+        return self._fallback(error)
 
-    def _look(self) -> None:
-        error = None
+    def _refresh(self) -> None:
+        error, next_check = None, math.inf if hub.is_pinned(self.name) else CHECK_SECONDS
         try:
-            snapshot = hub.pull(self.name)
-            load_snapshot(self.name, snapshot)  # what is strange is refused before any visitor meets it
-            self._snapshot = snapshot
-        except CheckpointError as refused:
-            error = refused
-            if self._is_covered(error):  # else whoever asks for the model is told, and the maintainer with them
+            snapshot = update_from_hub(self.name)  # loaded here, so that no visitor meets a revision that fails
+            with self._lock:
+                self._snapshot = snapshot
+        except CheckpointError as failure:
+            error, next_check = failure, math.inf if isinstance(failure, hub.HubOffline) else RETRY_SECONDS
+            if self._has_fallback(error):  # otherwise it is raised to visitors, and logged there
                 print(error, file=sys.stderr, flush=True)
         finally:
             self._error = error
-            self._next_look = time.monotonic() + (CHECK_SECONDS if error is None else RETRY_SECONDS)
-            self._looked.set()
+            self._next_refresh = time.monotonic() + next_check
+            self._refresh_done.set()
 
-    def _is_covered(self, error: CheckpointError) -> bool:
-        """Return whether something answers all the same: what was fetched before, or a stand-in."""
+    def _last_good(self) -> Classifier | None:
+        snapshot = self._snapshot
+        if snapshot is None:
+            return None
+        try:
+            return load_snapshot(self.name, snapshot)
+        except CheckpointError as error:  # downloaded by another program, or damaged since it was loaded
+            print(error, file=sys.stderr, flush=True)
+            with self._lock:
+                if self._snapshot is snapshot:
+                    self._snapshot = None
+            return None
+
+    def _has_fallback(self, error: CheckpointError) -> bool:
+        """Return whether something answers in spite of `error`: an earlier revision or a bundled checkpoint."""
         return self._snapshot is not None or isinstance(error, hub.HubUnreachable)
 
-    def _notices(self, snapshot: hub.Snapshot, error: CheckpointError | None) -> tuple[PredictionWarning, ...]:
+    def _warnings(self, revision: str, error: CheckpointError | None) -> list[PredictionWarning]:
+        """Say why the cached revision may not be the newest one."""
+        if hub.is_pinned(self.name):  # a commit never changes
+            return []
         if error is None:
-            return ()
+            return [] if self._refresh_done.is_set() else [hub.unchecked_warning(self.name, revision)]
         if isinstance(error, hub.HubUnreachable):
-            return (hub.unreachable_notice(self.name, snapshot.revision),)
-        return (PredictionWarning("revision_refused", texts.revision_refused(self.name, snapshot.revision)),)
+            return [hub.unreachable_warning(self.name, revision)]
+        if isinstance(error, hub.NotOnHub):
+            return [hub.removed_warning(self.name, revision)]
+        return [PredictionWarning("revision_refused", texts.revision_refused(self.name, revision))]
 
-    def _stand_in(self, error: CheckpointError | None) -> Classifier:
+    def _fallback(self, error: CheckpointError | None) -> Classifier:
         bundled = next(iter(bundled_checkpoints()), None)
         if bundled is None:
-            raise error or CheckpointError(f"{self.name} is being fetched, and no checkpoint is bundled.")
-        classifier = _local(bundled)
-        return _with_notice(classifier, PredictionWarning("hub_unreachable", texts.stand_in(self.name, bundled)))
+            raise error or CheckpointError(f"{self.name} is being downloaded, and no checkpoint is bundled.")
+        warning = PredictionWarning("hub_unreachable", texts.stand_in(self.name, bundled))
+        return with_warnings(load_checkpoint(bundled), warning)
 
 
-# One object for each name, and one for each stand-in: what is measured on a classifier is measured once.
-followed = lru_cache(maxsize=None)(Followed)
+_followers: dict[str, HubFollower] = {}
+_followers_lock = threading.Lock()
 
 
-@lru_cache(maxsize=4)
-def _with_notice(classifier: Classifier, notice: PredictionWarning) -> Classifier:
-    return replace(classifier, notices=(notice,))
+def follower_of(name: str) -> HubFollower:
+    """Return the follower of a checkpoint on the Hub; there is one for each in the process."""
+    with _followers_lock:
+        if name not in _followers:
+            _followers[name] = HubFollower(name)
+        return _followers[name]

@@ -1,4 +1,4 @@
-"""A local Hub that this very process talks to, and repositories put there without a client, however strange."""
+"""Make this process talk to a local Hub, and put any content into its repositories without a client."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,8 @@ def use(endpoint: str, cache: Path, patch: pytest.MonkeyPatch, token: str = "hf_
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(constants, "ENDPOINT", endpoint)
     patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
+    patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(cache / "assets"))
     patch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     patch.setenv("HF_TOKEN", token)
 

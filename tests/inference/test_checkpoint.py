@@ -1,5 +1,14 @@
+"""The checkpoint format: other libraries read it, damaged files are refused, and each model is loaded once."""
+
+import gc
 import json
+import re
 import shutil
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,7 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from brain_xai import load_checkpoint
-from brain_xai.checkpoint.catalog import allowed_checkpoints, bundled_checkpoints, checkpoint_folder
+from brain_xai.checkpoint.catalog import (
+    ClassifierCache,
+    allowed_checkpoints,
+    bundled_checkpoints,
+    checkpoint_folder,
+)
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.checkpoint.schema import MAX_WEIGHTS_BYTES, CheckpointError
 from brain_xai.preprocess import Preprocessing
@@ -104,6 +118,103 @@ def test_new_numbers_beside_the_same_weights_are_seen(sound):
     assert load_checkpoint(sound).metrics == {"split": "purged"}
     (sound / "metrics.json").unlink()
     assert load_checkpoint(sound).info == before.info
+
+
+@pytest.fixture
+def folders(sound, tmp_path, monkeypatch):
+    """Five allowed checkpoints."""
+    names = [str(shutil.copytree(sound, tmp_path / str(number))) for number in range(5)]
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", ",".join(names))
+    return names
+
+
+def test_every_allowed_checkpoint_is_read_from_disk_once(folders):
+    first = [load_checkpoint(name) for name in folders]
+    load_checkpoint(bundled_checkpoints()[0])  # the fallback has a place of its own
+    for _ in range(2):
+        assert [load_checkpoint(name) for name in folders] == first  # classifiers are equal only if identical
+
+
+def test_a_model_beyond_those_that_may_be_chosen_is_freed(folders, monkeypatch):
+    models = [weakref.ref(load_checkpoint(name).model) for name in folders]
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", folders[-1])
+    for name in bundled_checkpoints():
+        load_checkpoint(name)
+    gc.collect()
+    assert [model() is None for model in models] == [True, True, True, False, False]
+
+
+def test_an_overwritten_model_is_freed(folders):
+    outdated = weakref.ref(load_checkpoint(folders[0]).model)
+    model = timm.create_model("test_resnet", num_classes=4)
+    save_checkpoint(Path(folders[0]), model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={})
+    load_checkpoint(folders[0])
+    gc.collect()
+    assert outdated() is None
+
+
+def test_threads_that_ask_at_once_share_one_model(folders):
+    barrier = threading.Barrier(8)
+
+    def load(_):
+        barrier.wait()
+        return load_checkpoint(folders[0])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(load, range(8)))) == 1
+
+
+def test_what_is_loaded_is_returned_while_a_new_version_loads(sound):
+    cache, classifier = ClassifierCache(), load_checkpoint(sound)
+    has_started, may_finish = threading.Event(), threading.Event()
+
+    def load_slowly():
+        has_started.set()
+        assert may_finish.wait(100)
+        return replace(classifier)
+
+    assert cache.get("id", 1, lambda: classifier) is classifier
+    with ThreadPoolExecutor() as pool:
+        newer = [pool.submit(cache.get, "id", 2, load_slowly) for _ in range(2)]
+        assert has_started.wait(100)
+        assert cache.get("id", 1, pytest.fail) is classifier
+        may_finish.set()
+        assert newer[0].result() is newer[1].result() is not classifier
+
+
+def test_a_version_that_fails_to_load_leaves_the_one_before(sound):
+    cache, classifier = ClassifierCache(), load_checkpoint(sound)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("id", 1, lambda: 1 / 0)
+    assert cache.get("id", 2, lambda: classifier) is classifier
+    with pytest.raises(ZeroDivisionError):
+        cache.get("id", 3, lambda: 1 / 0)
+    assert cache.get("id", 2, pytest.fail) is classifier
+
+
+def test_a_model_is_loaded_once_per_device(sound):
+    on_cpu, on_meta = load_checkpoint(sound), load_checkpoint(sound, "meta")
+    assert load_checkpoint(sound, device=torch.device("cpu")) is on_cpu
+    assert load_checkpoint(sound, device="cpu") is on_cpu
+    assert load_checkpoint(sound, device=torch.device("meta")) is on_meta
+    assert {value.device.type for value in on_cpu.model.state_dict().values()} == {"cpu"}
+    assert {value.device.type for value in on_meta.model.state_dict().values()} == {"meta"}
+    assert on_meta.info == on_cpu.info
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "hpu", "banana", "", 99])
+def test_a_device_that_is_not_there_is_refused_with_a_sentence(sound, device):
+    with pytest.raises(CheckpointError, match=re.escape(f"The device {device!r} cannot be used on this machine")):
+        load_checkpoint(sound, device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_gives_the_same_probabilities(sound, scan):
+    on_gpu = load_checkpoint(sound, device="cuda")
+    assert next(on_gpu.model.parameters()).is_cuda
+    assert load_checkpoint(sound, device=0) is on_gpu
+    expected = load_checkpoint(sound).predict(scan).probabilities
+    assert on_gpu.predict(scan).probabilities == pytest.approx(expected, abs=1e-3)  # TF32 has ten bits of mantissa
 
 
 def test_bundled_checkpoints_are_small_and_the_best_comes_first():

@@ -202,7 +202,7 @@ def resolve(request: Request, kind: str, repo_id: str, revision: str, path: str)
         return _part(request, repository.read_object(file.sha256), headers)
     headers |= {
         "X-Linked-Size": str(file.size),
-        "X-Linked-ETag": f'"{file.sha256}"',
+        "X-Linked-ETag": f'"{file.etag}"',
         "Location": request.site.storage_url(repository, file.sha256, filename=path),
     }
     return Response(302, b"", headers)
