@@ -98,9 +98,6 @@ def read_checkpoint(
     check_weights(folder / WEIGHTS_NAME, config)
     metrics = _read_if_present(folder / "metrics.json")
     check_metrics(metrics)
-    explanations = _read_if_present(folder / "explanations.json")
-    check_explanations(explanations)
-    weights_revision = sha256_of(folder / WEIGHTS_NAME)[:12]
     own, pretrained = config.get("brain_xai", {}), config["pretrained_cfg"]
     return Classifier(
         model=_read_model(folder, config).to(device, memory_format=torch.channels_last),
@@ -111,12 +108,28 @@ def read_checkpoint(
             std=tuple(pretrained["std"]),
             interpolation=pretrained["interpolation"],
         ),
-        info=CheckpointInfo(name, revision or weights_revision, config["architecture"]),
+        info=CheckpointInfo(name, revision or weights_hash(folder / WEIGHTS_NAME), config["architecture"]),
         temperature=own.get("temperature", 1.0),
         attribution_scale=own.get("attribution_scale", {}),
         metrics=metrics,
-        explanations=explanations if _measured_with(explanations, weights_revision) else {},
+        explanations=read_explanations(folder),
     )
+
+
+def read_explanations(folder: Path) -> dict:
+    """Return the content of explanations.json; {} without one, or if it was measured with other weights."""
+    content = _read_if_present(folder / "explanations.json")
+    check_explanations(content)
+    measured = content.get("checkpoint")
+    belongs = isinstance(measured, dict) and measured.get("revision") == weights_hash(folder / WEIGHTS_NAME)
+    return content if belongs else {}
+
+
+def weights_hash(file: Path) -> str:
+    """Return the revision of a local checkpoint: the first 12 digits of the SHA-256 of its weights."""
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent} has no {file.name}, so it is not a checkpoint of this project.")
+    return sha256_of(file)[:12]
 
 
 def sha256_of(file: Path) -> str:
@@ -136,9 +149,3 @@ def _read_model(folder: Path, config: dict) -> torch.nn.Module:
 
 def _read_if_present(file: Path) -> dict:
     return read_json(file) if file.is_file() else {}
-
-
-def _measured_with(explanations: dict, weights_revision: str) -> bool:
-    """Return whether explanations.json was measured with these weights, not with those of an earlier training."""
-    measured = explanations.get("checkpoint")
-    return isinstance(measured, dict) and measured.get("revision") == weights_revision
