@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from jinja2 import UndefinedError
 from PIL import Image
 
+from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
 from tests.helpers.served import served
@@ -90,7 +91,7 @@ def make_metrics(split="purged", first=0.5, count=50, step=7):
 
 @pytest.fixture(scope="module")
 def card():
-    return model_card(make_config(), make_metrics(), make_metrics("official", first=0.3, count=700, step=3))
+    return model_card(make_config(), make_metrics(), official=make_metrics("official", first=0.3, count=700, step=3))
 
 
 def prose(text):
@@ -148,27 +149,59 @@ def test_it_says_what_a_reader_must_know(card):
     assert "not a medical device and never gives a diagnosis" in text
     data = metrics["data"]
     copies, published = data["test_images_with_copy_in_train"], data["test_images"]
-    assert f"Only {data['distinct_pictures']} of the {data['images']} images are different pictures" in text
-    share = f"{copies / published:.0%}"
-    assert f"{copies} of the {published} images of the published test set ({share}) have a copy" in text
-    assert f"{data['left_out']} files could not be used" in text
+    assert f"Only {data['distinct_pictures']} of the {data['images']} images are distinct" in text
+    assert (
+        f"Of the {published} images of the published test set, {copies} ({copies / published:.0%}) have a copy" in text
+    )
+    assert f"{data['left_out']} files could not be read" in text
     assert f"```bash {metrics['command']} ```" in text
     assert "| Test images | purged split | official split |" in text
-    assert "The official split is shown only for comparison with other work." in text
+    assert "The official split is only for comparison with other work." in text
     assert f"Time: {timedelta(seconds=metrics['training']['seconds'])} (h:mm:ss)" in text
-    for heading in ("How to use", "Training data and its known faults", "Results", "Calibration", "Training"):
+    for heading in (
+        "Intended use",
+        "Limitations",
+        "How to use",
+        "Training data",
+        "Results",
+        "Calibration",
+        "Training",
+        "Checklist",
+    ):
         assert re.search(f"^##+ {heading}$", card, re.MULTILINE)
+
+
+def test_notes_about_one_checkpoint_are_limitations():
+    note = "It was stopped early."
+    text = model_card(make_config(), make_metrics() | {"notes": [note, "A second one."]})
+    limitations = text.split("## Limitations\n")[1].split("\n## ")[0]
+    assert limitations.endswith(f"- {note}\n- A second one.\n")
+    assert note not in model_card(make_config(), make_metrics())
+
+
+def test_several_runs_are_told_from_one():
+    metrics = make_metrics()
+    assert "- Epochs: " in model_card(make_config(), metrics)
+    text = model_card(make_config(), metrics | {"command": "first\nsecond"})
+    assert "- Epochs of the last run: " in text
+    assert "- Time of all runs: " in text
+
+
+@pytest.mark.parametrize("folder", sorted(BUNDLED.iterdir()), ids=lambda folder: folder.name)
+def test_a_bundled_card_is_what_its_files_say(folder):
+    """Otherwise run: python -m training.publish bundle brain_xai/bundled/NAME NAME."""
+    assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder)
 
 
 def test_errors_are_named_most_frequent_first():
     metrics = make_metrics()
     metrics["test"]["confusion_matrix"] = [[50, 0, 3, 0], [4, 50, 0, 19], [0, 11, 50, 0], [0, 0, 0, 50]]
     assert (
-        "Most frequent errors: `meningioma` taken for `pituitary` (19); `notumor` taken for `meningioma` (11); "
-        "`meningioma` taken for `glioma` (4)."
+        "Most frequent errors: `meningioma` classified as `pituitary` (19); `notumor` classified as `meningioma` (11); "
+        "`meningioma` classified as `glioma` (4)."
     ) in model_card(make_config(), metrics)
     metrics["test"]["confusion_matrix"] = np.diag([5, 5, 5, 5]).tolist()
-    assert "No test image was classified wrongly." in model_card(make_config(), metrics)
+    assert "No test image was misclassified." in model_card(make_config(), metrics)
 
 
 def test_what_does_not_apply_is_left_out():
@@ -180,7 +213,7 @@ def test_what_does_not_apply_is_left_out():
     for absent in ("miss rate", "miss_rate", "Unreadable", "published test set", "official", "None"):
         assert absent not in prose(text), absent
     assert "Recall, glioma" not in [result.metric_name for result in ModelCard(text).data.eval_results]
-    assert "All images were divided anew" in text
+    assert "All images were split again" in text
 
 
 def test_a_gap_in_the_data_is_an_error_not_a_gap_in_the_card():
@@ -268,23 +301,23 @@ def test_measured_maps_are_in_the_card():
     text = model_card(make_config(), make_metrics(), explanations=make_explanations(), has_maps=True)
     for part in ("`grad_cam`", "0.432 [0.400, 0.500], n = 77", "6.543", "0.211", "*centre*"):
         assert part in text
-    assert "`guided_backprop` does not work here: Not every activation is a ReLU." in text
+    assert "`guided_backprop` cannot be used with this model: Not every activation is a ReLU." in text
     assert "Measured with `python -m training.explanations --seed 0`." in text
     assert "(figures/explanations.png)" in text
     assert "\n\n\n" not in text
     assert "figures/maps.png" in text
     without = model_card(make_config(), make_metrics())
-    assert "were not measured against tumour outlines" in " ".join(without.split())
+    assert "were not measured against tumor boxes" in " ".join(without.split())
     assert "figures/maps.png" not in without
 
 
 def test_a_model_taught_with_boxes_says_so():
     config = make_config()
     explanations = make_explanations()
-    assert "taught with tumour boxes" not in model_card(config, make_metrics(), explanations=explanations)
+    assert "from inside the tumor boxes" not in model_card(config, make_metrics(), explanations=explanations)
     config["brain_xai"]["training"] = {"boxes": "boxes.csv", "box_weight": 0.3}
     text = " ".join(model_card(config, make_metrics(), explanations=explanations).split())
-    assert "taught with tumour boxes of the training images where its evidence should come from (weight 0.3" in text
+    assert "a loss term with weight 0.3 rewarded evidence from inside the tumor boxes of the training images" in text
 
 
 def test_explanations_of_other_weights_are_left_out(tmp_path):
@@ -301,7 +334,7 @@ def test_explanations_of_other_weights_are_left_out(tmp_path):
 
 
 def test_a_published_card_names_the_checkpoint():
-    text = model_card(make_config(), make_metrics(), published="org/name@run-1")
+    text = model_card(make_config(), make_metrics(), published=("org/name", "run-1"))
     assert "FOLDER" not in text
     assert 'load_checkpoint("org/name@run-1")' in text
     assert '"hf-hub:org/name@run-1"' in text

@@ -640,6 +640,18 @@ def test_the_bundled_checkpoints_name_no_path_of_the_machine_that_trained_them()
         check_no_local_paths({file.name: file})
 
 
+def test_bundling_a_bundled_checkpoint_again_renders_its_card_and_nothing_else(folder, tmp_path):
+    (folder / "official.json").write_text(json.dumps(make_metrics("official")))
+    bundle(folder, tmp_path / "bundled")
+    before = files_of(tmp_path / "bundled")
+    assert "figures/maps.png" not in before
+    assert not [name for name in before if name.startswith("examples/")]
+    (tmp_path / "bundled" / "README.md").write_text("old")
+    bundle(tmp_path / "bundled", tmp_path / "bundled")
+    assert files_of(tmp_path / "bundled") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundled", "run"]
+
+
 def test_weights_that_are_too_large_are_not_bundled(folder, tmp_path):
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.truncate(13_000_001)

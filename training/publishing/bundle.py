@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
 from training.publishing.local_paths import check_no_local_paths
@@ -12,28 +13,30 @@ MAX_BYTES = 13_000_000
 
 
 def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
-    """Copy a run's checkpoint to `folder` and render its card there.
+    """Replace `folder` by a run's checkpoint with a new card; both may be the same, to render its card again.
 
     Args:
         run: Folder that training wrote.
-        folder: Destination; replaced if it exists.
+        folder: Destination.
         official: Run of the same settings on the official split, whose metrics the card shows for comparison.
 
     Raises:
-        PushError: The weights are missing or larger than `MAX_BYTES`, or a file names a path of this machine..
+        PushError: A file is missing, the weights are larger than `MAX_BYTES`, or a file names a path of this machine.
     """
-    files = {name: run / name for name in ("config.json", WEIGHTS_NAME, "metrics.json", "explanations.json")}
+    files = {name: run / name for name in ("config.json", WEIGHTS_NAME, "metrics.json")}
+    files |= {name: run / name for name in ("official.json", "explanations.json") if (run / name).is_file()}
     if official is not None:
         files["official.json"] = official / "metrics.json"
-    files = {name: file for name, file in files.items() if name != "explanations.json" or file.is_file()}
-    for file in files.values():
-        if not file.is_file():
-            raise PushError(f"There is no {file}.")
+    if missing := [str(file) for file in files.values() if not file.is_file()]:
+        raise PushError(f"There is no {', '.join(missing)}.")
     if files[WEIGHTS_NAME].stat().st_size > MAX_BYTES:
         raise PushError(f"{files[WEIGHTS_NAME]} is larger than {MAX_BYTES / 1e6:.0f} MB, so it cannot be bundled.")
     check_no_local_paths(files)
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(run / "figures", folder / "figures", ignore=shutil.ignore_patterns("maps.png"))  # shows scans
-    for name, file in files.items():
-        shutil.copyfile(file, folder / name)
-    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
+    with TemporaryDirectory(dir=folder.parent) as temporary:
+        new = Path(temporary) / folder.name
+        shutil.copytree(run / "figures", new / "figures", ignore=shutil.ignore_patterns("maps.png"))  # shows scans
+        for name, file in files.items():
+            shutil.copyfile(file, new / name)
+        (new / "README.md").write_text(card_of(new), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
