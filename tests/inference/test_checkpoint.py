@@ -244,16 +244,16 @@ STRANGE_CONFIGS = {
     "weights of elsewhere": ({"architecture": "hf-hub:org/other"}, "which timm does not know"),
     "no architecture": ({"architecture": None}, "which timm does not know"),
     "no labels": ({"label_names": None}, "has no label_names"),
-    "labels of no kind": ({"label_names": [1, 2, 3, 4]}, "are not names"),
+    "labels of no kind": ({"label_names": [1, 2, 3, 4]}, "must be names"),
     "the same label twice": ({"label_names": ["a", "a", "b", "c"]}, "2 and 1000 different classes"),
     "fewer labels than weights": ({"label_names": ["a", "b"], "num_classes": 2}, r"fc.weight is \(4, 96\) in the file"),
-    "labels and number differ": ({"num_classes": 5}, "names 4 classes, but says that there are '5'"),
-    "a pickle to open": ({"model_args": {"checkpoint_path": "weights.pt"}}, "must not hold checkpoint_path"),
-    "weights to fetch": ({"model_args": {"pretrained": True}}, "must not hold pretrained"),
-    "classes twice": ({"model_args": {"num_classes": 4}}, "must not hold num_classes"),
+    "labels and number differ": ({"num_classes": 5}, "names 4 classes, but its num_classes is '5'"),
+    "a pickle to open": ({"model_args": {"checkpoint_path": "weights.pt"}}, "must not contain checkpoint_path"),
+    "weights to fetch": ({"model_args": {"pretrained": True}}, "must not contain pretrained"),
+    "classes twice": ({"model_args": {"num_classes": 4}}, "must not contain num_classes"),
     "unknown argument": ({"model_args": {"magic": 1}}, "timm cannot build test_resnet"),
-    "huge argument": ({"model_args": {"channels": [10**9]}}, "which is no setting"),
-    "a giant with small weights": ({"architecture": "vit_giant_patch14_224"}, "are not those of vit_giant"),
+    "huge argument": ({"model_args": {"channels": [10**9]}}, "is not an accepted value"),
+    "a giant with small weights": ({"architecture": "vit_giant_patch14_224"}, "do not fit vit_giant"),
     "absurd input": ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "32 to 1024 pixels"),
     "input of no kind": ({"pretrained_cfg": {"input_size": "large"}}, "32 to 1024 pixels"),
     "no input": ({"pretrained_cfg": {"input_size": None}}, "32 to 1024 pixels"),
@@ -312,17 +312,21 @@ def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
     [
         ("config.json", None, "has no config.json"),
         ("model.safetensors", None, "has no model.safetensors"),
-        ("model.safetensors", b"\x80\x04pickle", "damaged or cut off"),
+        ("model.safetensors", b"\x80\x04pickle", "damaged or incomplete"),
         ("config.json", b"{", "cannot be read as JSON"),
         ("config.json", b"[]", "not an object"),
         ("config.json", b"[" * 100_000, "cannot be read as JSON"),
-        ("metrics.json", b'{"test": NaN}', "NaN is no number"),
-        ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "does not hold what was measured"),
+        ("metrics.json", b'{"test": NaN}', "NaN is not a number"),
+        ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "no valid measurements of the test images"),
         ("metrics.json", b'{"split": []}', "names no split"),
-        ("explanations.json", b'{"methods": []}', "measured of the maps"),
-        ("explanations.json", b'{"consensus_weights": {"grad_cam": "much"}}', "measured of the maps"),
-        ("explanations.json", b'{"methods": {"grad_cam": {"pointing_game": 1}}}', "measured of 'grad_cam'"),
-        ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "on how many test images"),
+        ("explanations.json", b'{"methods": []}', "no valid measurements of the maps"),
+        ("explanations.json", b'{"consensus_weights": {"grad_cam": "much"}}', "no valid measurements of the maps"),
+        (
+            "explanations.json",
+            b'{"methods": {"grad_cam": {"pointing_game": 1}}}',
+            "no valid measurements of 'grad_cam'",
+        ),
+        ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "how many test images"),
     ],
 )
 def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sentence):
@@ -337,7 +341,7 @@ def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sente
 def test_truncated_weights_are_refused(damaged):
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match="damaged or cut off"):
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
         load_checkpoint(damaged)
 
 
