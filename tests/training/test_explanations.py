@@ -51,7 +51,7 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def box_of(label, mirrored=False):
-    """The box that surely holds the mark of a class, in fractions: it moves by up to 3 and reaches 5 pixels."""
+    """A box around every possible mark of a class, in fractions: the mark moves by up to 3 pixels, its radius is 5."""
     x, y = MARKS[label]
     x = SIDE - 1 - x if mirrored else x
     return [(x - 8) / SIDE, (y - 8) / SIDE, (x + 9) / SIDE, (y + 9) / SIDE]
@@ -59,7 +59,7 @@ def box_of(label, mirrored=False):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Made-up scans; every second test picture has two copies in Training, one of them mirrored, and all have boxes."""
+    """Synthetic scans; every second test image has two copies in Training, one of them mirrored, and all have boxes."""
     root = write_scans(tmp_path_factory.mktemp("data"), train=8, test=6)
     rows = [
         (f"Training/{label}/{label}_{seed:03d}.png", *box_of(label)) for label in MARKS for seed in range(8)
@@ -67,9 +67,9 @@ def data(tmp_path_factory):
     for label in MARKS:
         for seed in (8, 10, 12):
             scan = make_scan(label, seed)
-            for name, picture, mirrored in (("copy", scan, False), ("mirrored", ImageOps.mirror(scan), True)):
+            for name, image, mirrored in (("copy", scan, False), ("mirrored", ImageOps.mirror(scan), True)):
                 file = f"Training/{label}/{name}_{seed}.png"
-                picture.save(root / file)
+                image.save(root / file)
                 rows.append((file, *box_of(label, mirrored)))
     with (root / "boxes.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "x_min", "y_min", "x_max", "y_max"), *rows])
@@ -78,7 +78,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory):
-    """A checkpoint folder as a run on these scans leaves it, but for the training itself."""
+    """The checkpoint folder that a run on these scans writes, with random weights."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=len(LABELS))
@@ -118,7 +118,7 @@ def settings(folder, data, **changed):
 # Which images
 
 
-def test_only_pictures_that_were_never_trained_on(checkpoint, data):
+def test_only_images_that_were_never_trained_on(checkpoint, data):
     classifier = load_checkpoint(checkpoint)
     sets = held_out_scans(classifier, SETTINGS, str(data), str(data / "boxes.csv"), seed=1)
     scans = load_scans(data_dir=str(data), size=SIDE)
@@ -127,7 +127,7 @@ def test_only_pictures_that_were_never_trained_on(checkpoint, data):
     by_file = dict(zip(scans.files, groups.tolist(), strict=True))
     validation = {scans.files[i] for i in splits.validation}
     assert set(sets["validation"].files) == {file for file in validation if "notumor" not in file}
-    # Three test pictures of each tumour class have copies in Training; one of each pair is taken, and nothing else.
+    # Three test images of each tumor class have copies in Training: one of each pair of copies is held out.
     assert len(sets["test"]) == 9
     assert all("copy" in file or "mirrored" in file for file in sets["test"].files)
     assert len({by_file[file] for file in sets["test"].files}) == 9
@@ -143,8 +143,8 @@ def test_only_pictures_that_were_never_trained_on(checkpoint, data):
     assert not set(sets["test"].groups.tolist()) & set(sets["validation"].groups.tolist())
 
 
-def test_the_boxes_hold_the_marks(checkpoint, data):
-    """A box of a mirrored picture is that of the mirrored mark: the brightest pixels are inside."""
+def test_the_marks_are_inside_the_boxes(checkpoint, data):
+    """The box of a mirrored image is mirrored, too: the brightest pixels are inside."""
     scans = held_out_scans(load_checkpoint(checkpoint), SETTINGS, str(data), str(data / "boxes.csv"))["test"]
     assert {"mirrored" in file for file in scans.files} == {True, False}
     for pixels, (x_min, y_min, x_max, y_max) in zip(scans.pixels, scans.boxes * SIDE, strict=True):
@@ -155,7 +155,7 @@ def test_the_boxes_hold_the_marks(checkpoint, data):
         assert (columns < x_max).all()
 
 
-def test_the_order_of_the_pictures_depends_on_the_seed_alone(checkpoint, data):
+def test_the_order_of_the_images_depends_only_on_the_seed(checkpoint, data):
     classifier = load_checkpoint(checkpoint)
     orders = [
         held_out_scans(classifier, SETTINGS, str(data), str(data / "boxes.csv"), seed)["test"].files
@@ -165,7 +165,7 @@ def test_the_order_of_the_pictures_depends_on_the_seed_alone(checkpoint, data):
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"split": "official"}, "the split came out as"),
         ({"split": "purgd"}, "purgd"),
@@ -175,14 +175,14 @@ def test_the_order_of_the_pictures_depends_on_the_seed_alone(checkpoint, data):
         ({"data": None}, "does not record its split"),
     ],
 )
-def test_pictures_that_may_have_been_trained_on_are_refused(checkpoint, data, changed, says):
+def test_images_that_may_have_been_trained_on_are_refused(checkpoint, data, changed, message):
     classifier = load_checkpoint(checkpoint)
     metrics = {key: value for key, value in (classifier.metrics | changed).items() if value is not None}
-    with pytest.raises(DataError, match=f"(?i){says}"):
+    with pytest.raises(DataError, match=f"(?i){message}"):
         held_out_scans(replace(classifier, metrics=metrics), SETTINGS, str(data), str(data / "boxes.csv"))
 
 
-def test_the_official_split_leaves_no_picture(checkpoint, data):
+def test_the_official_split_leaves_no_image(checkpoint, data):
     classifier = load_checkpoint(checkpoint)
     scans = load_scans(data_dir=str(data), size=SIDE)
     splits = split_scans(scans, duplicate_groups(scans.thumbnails), "official", seed=3, **SETTINGS)
@@ -217,7 +217,7 @@ def test_the_command_writes_numbers_with_n_and_interval(measured):
     assert "n = 6" in printed
 
 
-def test_a_map_that_says_nothing_scores_chance(measured):
+def test_a_uniform_map_scores_chance(measured):
     uniform = measured[2]["baselines"]["uniform"]
     share = (17 / SIDE) ** 2
     for measure in ("pointing_game", "energy_in_box", "rank_accuracy"):
@@ -239,7 +239,7 @@ def test_every_number_appears_by_class_size_and_answer(measured):
 
 def test_the_comparison_with_stretched_maps_is_paired(measured):
     alignment = measured[2]["alignment"]
-    assert set(alignment) == {"grad_cam"}, "occlusion has no cells"
+    assert set(alignment) == {"grad_cam"}, "occlusion reads no feature map"
     for measure, found in alignment["grad_cam"].items():
         assert found.get("aligned") == measured[2]["methods"]["grad_cam"].get(measure)
         if measure in ("pointing_game", "energy_in_box"):
@@ -247,14 +247,14 @@ def test_the_comparison_with_stretched_maps_is_paired(measured):
             assert found["difference"]["value"] == pytest.approx(difference)
 
 
-def test_the_figure_is_a_picture_that_goes_along(measured, data, tmp_path):
+def test_the_figure_is_written_beside_the_numbers(measured):
     folder = measured[0]
     with Image.open(folder / "figures" / "explanations.png") as figure:
         assert figure.format == "PNG"
         assert figure.width > 1000
 
 
-def test_the_loader_gives_the_numbers_until_the_weights_change(measured, tmp_path):
+def test_a_loaded_checkpoint_has_the_numbers_until_its_weights_change(measured, tmp_path):
     folder = shutil.copytree(measured[0], tmp_path / "copy")
     assert load_checkpoint(folder).explanations == measured[2]
     weights = load_file(folder / "model.safetensors")
@@ -302,7 +302,7 @@ def test_the_recorded_command_repeats_the_settings_without_local_paths(measured)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (["--methods", "grad_cam", "tea_leaves"], "There is no method tea_leaves. There are: grad_cam"),
         (["--checkpoint", "nowhere/model"], "nowhere/model is neither a bundled checkpoint nor a folder"),
@@ -311,12 +311,12 @@ def test_the_recorded_command_repeats_the_settings_without_local_paths(measured)
         (["--data-dir", "nowhere"], "There is no folder"),
     ],
 )
-def test_wrong_settings_say_what_is_wrong(checkpoint, data, change, says, capsys):
+def test_wrong_settings_are_named_in_the_error(checkpoint, data, change, message, capsys):
     arguments = ["--checkpoint", str(checkpoint), "--data-dir", str(data), "--boxes", str(data / "boxes.csv")]
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, *change])
     assert stopped.value.code == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (checkpoint / "explanations.json").exists()
 
 
@@ -324,7 +324,7 @@ def test_wrong_settings_say_what_is_wrong(checkpoint, data, change, says, capsys
 
 
 class Brightest(nn.Module):
-    """The logit of every tumour class is the mean of all that is brighter than 0.9; "notumor" has 0."""
+    """The logit of every tumor class is the mean brightness above 0.9; that of "notumor" is 0."""
 
     def __init__(self):
         super().__init__()
@@ -355,7 +355,7 @@ def boxed_scans(label, seeds):
     return BoxedScans(pixels, np.array([box_of(label)] * count), labels, np.arange(count), [""] * count)
 
 
-def test_a_model_that_looks_at_the_mark_beats_every_baseline():
+def test_the_maps_of_a_model_that_reads_the_mark_beat_every_baseline():
     classifier = brightest_classifier()
     sets = {"validation": boxed_scans("meningioma", range(4)), "test": boxed_scans("meningioma", range(4, 12))}
     targets = {name: scans.labels for name, scans in sets.items()}
@@ -388,7 +388,7 @@ def test_blurred_pixels_replace_less_than_black_ones():
     assert all(found["srg"]["value"] > 0 for found in gains.values())
 
 
-def test_means_of_place_by_hand():
+def test_localization_means_by_hand():
     benchmark = Benchmark(None, {"test": boxed_scans("glioma", range(4))}, {}, limit=4, seed=0)
     rows = {
         "image": np.array([0, 1, 3]),
@@ -414,7 +414,7 @@ def test_means_of_place_by_hand():
     assert not {"peak_down", "peak_right"} & set(lost)
 
 
-def test_weights_for_the_consensus_come_from_what_beats_chance_on_validation():
+def test_consensus_weights_are_the_gains_over_chance_on_validation():
     def rows(pointing, energy):
         return {"pointing_game": np.array(pointing), "energy_in_box": np.array(energy), "box_share": np.full(2, 0.1)}
 
@@ -445,8 +445,8 @@ def test_the_clock_does_not_choose_the_number_of_images(monkeypatch):
     assert {method: entry["pointing_game"]["n"] for method, entry in found.items()} == {"saliency": 14, "occlusion": 14}
 
 
-def test_stretched_is_what_interpolate_makes_of_the_cells(checkpoint):
-    """Grad-CAM's own cells, read off its map, laid out as everybody else does."""
+def test_a_stretched_map_is_the_interpolated_feature_map(checkpoint):
+    """Read Grad-CAM's feature map off its attribution and resample it as other libraries do."""
     classifier = load_checkpoint(checkpoint)
     scan = make_scan("glioma", 3)
     explanation = explain(classifier, scan, "grad_cam")
@@ -456,21 +456,23 @@ def test_stretched_is_what_interpolate_makes_of_the_cells(checkpoint):
         (offset + stride * np.arange(count)).astype(int)
         for count, stride, offset in zip(layer.cells, layer.stride, layer.offset, strict=True)
     )
-    cells = torch.from_numpy(explanation.attribution[np.ix_(rows, columns)])[None, None]
-    expected = torch.nn.functional.interpolate(cells, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+    feature_map = torch.from_numpy(explanation.attribution[np.ix_(rows, columns)])[None, None]
+    expected = torch.nn.functional.interpolate(feature_map, size, mode="bilinear", align_corners=False)[0, 0].numpy()
     assert stretch(explanation.attribution, layer) == pytest.approx(expected, abs=1e-6)
     assert not np.allclose(expected, explanation.attribution)
 
 
-def test_cells_between_pixels_and_beyond_the_border_are_read_nearby():
-    cells = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    layer = TargetLayer("", (3, 3), (8.0, 8.0), (7.0, 7.0))  # the last cell is centred on the last pixel
-    attribution = resample_to_image(cells, layer, (24, 24))[0, 0].numpy()
-    expected = torch.nn.functional.interpolate(cells, (24, 24), mode="bilinear", align_corners=False)[0, 0].numpy()
+def test_positions_between_pixels_or_beyond_the_border_are_read_at_the_nearest_pixel():
+    feature_map = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    layer = TargetLayer("", (3, 3), (8.0, 8.0), (7.0, 7.0))  # the last position is centered on the last pixel
+    attribution = resample_to_image(feature_map, layer, (24, 24))[0, 0].numpy()
+    expected = torch.nn.functional.interpolate(feature_map, (24, 24), mode="bilinear", align_corners=False)[
+        0, 0
+    ].numpy()
     assert stretch(attribution, layer) == pytest.approx(expected, abs=1e-6)
 
 
-def test_methods_that_cannot_work_are_named_with_the_reason():
+def test_methods_that_cannot_work_are_listed_with_the_reason():
     torch.manual_seed(0)
     model = timm.create_model("test_vit", num_classes=4).eval()
     info = CheckpointInfo("test", "0", "test_vit")
@@ -482,7 +484,7 @@ def test_methods_that_cannot_work_are_named_with_the_reason():
         choose_methods(classifier, ["grad_cam"])
 
 
-def test_means_with_interval_go_by_duplicate_group():
+def test_means_are_bootstrapped_by_duplicate_group():
     values, ones = np.array([0.0, 1.0, 1.0, 1.0]), np.ones(4)
     apart = ratio_with_interval(values, ones, np.arange(4), Bootstrap())
     assert apart["value"] == 0.75
@@ -495,12 +497,12 @@ def test_means_with_interval_go_by_duplicate_group():
     assert (lift["low"], lift["high"]) == pytest.approx((1, 4))
 
 
-def test_bundling_takes_the_numbers_along(measured, tmp_path):
+def test_bundling_copies_the_numbers(measured, tmp_path):
     run = shutil.copytree(BUNDLED / "resnet18", tmp_path / "run")
     numbers = measured[2] | {"checkpoint": measured[2]["checkpoint"] | {"revision": weights_hash(run / WEIGHTS_NAME)}}
     (run / "README.md").write_text("an older card")
     save_explanations(numbers, run)
-    assert "*center*" in (run / "README.md").read_text(), "the card is written anew"
+    assert "*center*" in (run / "README.md").read_text(), "the card is renewed"
     (run / "figures" / "explanations.png").write_bytes(b"figure")
     bundle(run, tmp_path / "bundled")
     assert load_checkpoint(tmp_path / "bundled").explanations == numbers

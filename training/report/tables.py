@@ -141,15 +141,15 @@ def maps_table(name: str, explanations: dict | None) -> str:
     """
     methods, baselines = ((explanations or {}).get(key, {}) for key in ("methods", "baselines"))
 
-    def cells(measured: dict) -> list[str]:
+    def scores(measured: dict) -> list[str]:
         return [with_small_interval(measured.get(measure)) for measure in EXPLANATION_MEASURES]
 
     rows = [
-        [f"[{m.title}]({m.paper})", f"`{key}`", m.summary, str(m.forward_passes), *cells(methods.get(key, {}))]
+        [f"[{m.title}]({m.paper})", f"`{key}`", m.summary, str(m.forward_passes), *scores(methods.get(key, {}))]
         for key, m in METHODS.items()
     ]
     rows += [
-        [f"*{key}*", "", shows, "", *cells(baselines[key])] for key, shows in CHANCE_ROWS.items() if key in baselines
+        [f"*{key}*", "", shows, "", *scores(baselines[key])] for key, shows in CHANCE_ROWS.items() if key in baselines
     ]
     table = markdown_table(["method", "key", "what it shows", "cost", *EXPLANATION_MEASURES.values()], rows, left=3)
     caption = _maps_caption(name, explanations) if explanations else f"The maps of `{name}` are not measured yet."
