@@ -1,38 +1,106 @@
-"""What the README promises: its table is the measured one, its paths exist, its front matter fits a Space."""
+"""What the README promises: its tables and figure are up to date, its code runs, its paths exist, it fits a Space."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from brain_xai import METHODS
+import brain_xai
+from brain_xai.ui.examples import phantoms
+from tests.helpers.served import served
+from training.report.readme_figure import FIGURE, readme_figure
 from training.results import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT_MATTER, TEXT = README.removeprefix("---\n").split("\n---\n", 1)
+MAX_LINES = 160
+PAPERS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
 
 
-def test_the_results_are_those_of_the_bundled_checkpoints():
+def block(marker: str) -> str:
+    """The code block that follows `<!-- marker -->`."""
+    return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", TEXT, re.DOTALL).group(1)
+
+
+def run(code: str, folder: Path) -> str:
+    """Run code in a process of its own, beside a file called scan.png; return what it prints."""
+    phantoms()[0][1].save(folder / "scan.png")
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_short():
+    assert len(TEXT.strip().splitlines()) <= MAX_LINES
+
+
+def test_the_tables_are_those_of_the_bundled_checkpoints():
     assert main(["--check", str(ROOT / "README.md")]) == 0
 
 
-def test_every_place_it_names_exists():
-    places = README.split("## Where is …?")[1].split("\n## ")[0]
-    named = re.findall(r"`([\w/.]+)`", places)
-    assert len(named) > 10
-    for place in named:
-        if "/" in place:
-            assert (ROOT / place).exists(), place
+def test_the_figure_is_what_its_program_draws():
+    with Image.open(FIGURE) as image:
+        stored = np.asarray(image, dtype=float)
+    drawn = np.asarray(readme_figure(brain_xai.load_checkpoint("default")), dtype=float)
+    assert stored.shape == drawn.shape
+    # Other versions of Pillow and torch may round and smooth in another way, but a map that moved differs by more.
+    assert np.abs(stored - drawn).mean() < 1
 
 
-def test_every_method_is_explained():
-    for method in METHODS.values():
-        assert f"| [{method.title}](" in README
+def test_the_python_block_runs_as_printed(tmp_path):
+    printed = run(block("python-block"), tmp_path)
+    for label in brain_xai.load_checkpoint("default").label_names:
+        assert label in printed
+    with Image.open(tmp_path / "map.png") as overlay:
+        assert min(overlay.size) >= 480
+
+
+def test_the_api_block_runs_as_printed(tmp_path):
+    code = block("api-block")
+    assert "http://127.0.0.1:7860" in code
+    with served() as (_, address):
+        printed = run(code.replace("http://127.0.0.1:7860", address.rstrip("/")), tmp_path)
+    assert "'probabilities'" in printed
+
+
+def test_the_commands_name_files_and_settings_that_exist():
+    commands = [line for paper in PAPERS for line in (ROOT / paper).read_text(encoding="utf-8").splitlines()]
+    modules = {name for line in commands for name in re.findall(r"python -m ((?:training|tests)[\w.]+)", line)}
+    assert len(modules) > 3
+    for module in modules:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+    settings = subprocess.run(
+        [sys.executable, "training/train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for line in commands:
+        if "training/train.py" in line:
+            assert all(option in settings for option in re.findall(r"--[\w-]+", line.split("training/train.py")[1])), (
+                line
+            )
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_path_it_names_exists(paper):
+    text = (ROOT / paper).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:brain_xai|training|tests|\.ci)/[\w./]*)`", text) + re.findall(r"\]\((\w[\w./]*)\)", text)
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_it_cites_this_version():
+    assert f"version = {{{brain_xai.__version__}}}" in TEXT
 
 
 def test_front_matter_fits_a_space():
-    front_matter = yaml.safe_load(README.split("---")[1])
+    front_matter = yaml.safe_load(FRONT_MATTER)
     assert front_matter["sdk"] == "gradio"
     assert (ROOT / front_matter["app_file"]).is_file()
     assert len(front_matter["short_description"]) <= 60
