@@ -3,6 +3,7 @@
 from brain_xai.checkpoint import CheckpointError, load_checkpoint
 from brain_xai.classifier import Classifier, Prediction
 from brain_xai.explanation import Cancelled, Explanation, MethodNotApplicable, explain, explain_all
+from brain_xai.framing import Framed, frame
 from brain_xai.methods import METHODS
 from brain_xai.overlay import draw_overlay
 from brain_xai.preprocess import UnreadableImage
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "Classifier",
     "Explanation",
+    "Framed",
     "MethodNotApplicable",
     "Prediction",
     "UnreadableImage",
@@ -22,5 +24,6 @@ __all__ = [
     "draw_overlay",
     "explain",
     "explain_all",
+    "frame",
     "load_checkpoint",
 ]

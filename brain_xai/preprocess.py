@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms import str_to_pil_interp
 
+from brain_xai.framing import frame
+
 # Pillow opens the MPO of a phone as "JPEG". Listing "MPO" makes it raise KeyError for every format that follows.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 FORMATS_TEXT = "PNG, JPEG, TIFF, BMP or WebP"
@@ -57,12 +59,14 @@ class Preprocessing:
         mean: Mean per channel of values in [0, 1], which is subtracted.
         std: Standard deviation per channel of values in [0, 1], by which the result is divided.
         interpolation: Name of the resampling filter, as in timm.
+        frame: Whether every image is cropped to the head and stretched first, see `brain_xai.framing.frame`.
     """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
+    frame: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,28 @@ def read_image(image: ImageSource) -> Image.Image:
 
 
 def to_view(gray: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize a gray image to the model's size, as RGB, without keeping the aspect ratio and without cropping."""
+    """Resize a gray image to the model's size, as RGB, without keeping the aspect ratio. Frame it first if asked to."""
     height, width = preprocessing.size
+    if preprocessing.frame:
+        gray = frame(gray).image
     return gray.resize((width, height), str_to_pil_interp(preprocessing.interpolation)).convert("RGB")
+
+
+def to_original(values: np.ndarray, gray: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resample a map of the view to the image that the view was made from.
+
+    Args:
+        values: float32 [h, w], such as an attribution.
+        gray: The image as `read_image` returns it.
+        preprocessing: What the view was made with.
+
+    Returns:
+        float32 [H, W] of the image's height and width; 0 where the model did not see the image.
+    """
+    if preprocessing.frame:
+        return frame(gray).to_original(values)
+    resized = Image.fromarray(np.asarray(values, dtype=np.float32)).resize(gray.size, Image.Resampling.BILINEAR)
+    return np.asarray(resized)
 
 
 def to_pixel_values(view: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:

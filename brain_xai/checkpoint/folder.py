@@ -19,6 +19,7 @@ from brain_xai.checkpoint.schema import (
     read_json,
 )
 from brain_xai.classifier import CheckpointInfo, Classifier
+from brain_xai.framing import FRAME_VERSION
 from brain_xai.preprocess import Preprocessing
 
 
@@ -66,7 +67,7 @@ def save_checkpoint(
             "first_conv": model.pretrained_cfg["first_conv"],
             "classifier": model.pretrained_cfg["classifier"],
         },
-        "brain_xai": brain_xai,
+        "brain_xai": brain_xai | ({"frame": FRAME_VERSION} if preprocessing.frame else {}),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -107,6 +108,7 @@ def read_checkpoint(
             mean=tuple(pretrained["mean"]),
             std=tuple(pretrained["std"]),
             interpolation=pretrained["interpolation"],
+            frame="frame" in own,
         ),
         info=CheckpointInfo(name, revision or weights_hash(folder / WEIGHTS_NAME), config["architecture"]),
         temperature=own.get("temperature", 1.0),

@@ -11,6 +11,8 @@ import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
+from brain_xai.framing import FRAME_VERSION
+
 WEIGHTS_NAME = "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # A small server holds a page and several copies of a model in memory; ResNet-152 has 241 MB.
@@ -187,6 +189,11 @@ def _check_own_section(own: Any) -> None:
     _require(
         _are_numbers(positive, len(positive)) and min(positive) > 0,
         "temperature and attribution_scale in config.json must be numbers above zero.",
+    )
+    version = own.get("frame", FRAME_VERSION)
+    _require(
+        version == FRAME_VERSION,
+        f"Its images are framed in the way of version {_short(version)}; this program knows {FRAME_VERSION}.",
     )
 
 

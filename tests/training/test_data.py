@@ -28,7 +28,7 @@ def made_up(labels, official_split):
     n = len(labels)
     empty = np.zeros((n, 1, 1), np.uint8)
     files = [str(i) for i in range(n)]
-    return Scans(empty, empty, np.array(labels), LABELS, files, np.array(official_split), [], "")
+    return Scans(empty, empty, np.array(labels), LABELS, files, np.array(official_split), [], "", np.zeros((n, 4)))
 
 
 def test_training_and_testing_stay_apart(scans):

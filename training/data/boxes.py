@@ -28,6 +28,12 @@ def load_boxes(file: str | Path, files: Sequence[str]) -> np.ndarray:
     return boxes
 
 
+def boxes_in_frame(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Return the boxes [n, 4] in fractions of the framed image; `frames` [n, 4] is the part of the file it shows."""
+    start, size = frames[:, :2], frames[:, 2:] - frames[:, :2]
+    return ((boxes.reshape(-1, 2, 2) - start[:, None]) / size[:, None]).reshape(-1, 4).clip(0, 1)
+
+
 def box_masks(boxes: torch.Tensor, size: int) -> torch.Tensor:
     """Draw boxes [N, 4] as masks, float32 [N, 1, size, size]: the share of each pixel inside; 0 where there is none."""
     edges = torch.arange(size + 1, device=boxes.device) / size

@@ -4,13 +4,14 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 from PIL import Image
 
+from brain_xai.framing import FRAME_VERSION, frame
 from brain_xai.preprocess import FORMATS, Preprocessing, UnreadableImage, read_image, to_view
 from training.data.duplicate_groups import THUMBNAIL_SIZE, thumbnail
 
@@ -30,7 +31,8 @@ class Scans:
 
     `pixels` uint8 [n, H, W] grey, exactly the classifier's view; `thumbnails` uint8 [n, 96, 96]; `labels` int64 [n];
     `files` n names; `official_split` n times "train" or "test"; `left_out` (file, reason) of what could not be used;
-    `fingerprint` hash of names, labels and bytes.
+    `fingerprint` hash of names, labels and bytes. `frames` float32 [n, 4] is the part of each file that `pixels` shows:
+    left, top, right, bottom in fractions of its width and height, below 0 and above 1 where it was padded.
     """
 
     pixels: np.ndarray
@@ -41,6 +43,7 @@ class Scans:
     official_split: np.ndarray
     left_out: list[tuple[str, str]]
     fingerprint: str
+    frames: np.ndarray
 
 
 def load_scans(
@@ -50,11 +53,13 @@ def load_scans(
     size: int = 224,
     interpolation: str = "bicubic",
     processes: int = 2,
+    framed: bool = False,
 ) -> Scans:
     """Open every picture once and decode it to `size` x `size` pixels.
 
     Exactly one source: `data_dir` (folders `Training/<class>` and `Testing/<class>`, or just `<class>`), `dataset` (an
-    id on the Hub with an image and a class column) or `kaggle` ("owner/name"). Raises `DataError`.
+    id on the Hub with an image and a class column) or `kaggle` ("owner/name"). With `framed` every image is cropped to
+    the head first. Raises `DataError`.
     """
     if sum(source is not None for source in (data_dir, dataset, kaggle)) != 1:
         raise DataError("Name exactly one source of pictures: --data-dir, --dataset or --kaggle.")
@@ -64,11 +69,12 @@ def load_scans(
     root = Path(os.path.abspath(data_dir)) if data_dir is not None else None
     by_split = _open_folder(root) if root is not None else _open_hub_dataset(dataset)
     label_names = tuple(by_split["train"].features["label"].names)
-    preprocessing = Preprocessing((size, size), interpolation=interpolation, **NO_NORMALISATION)
+    preprocessing = Preprocessing((size, size), interpolation=interpolation, frame=framed, **NO_NORMALISATION)
     decoded = {
         name: split.map(
             _decode,
-            fn_kwargs={"preprocessing": preprocessing},
+            # The version makes the cache of datasets forget what an older framing decoded.
+            fn_kwargs={"preprocessing": preprocessing, "frame_version": FRAME_VERSION},
             remove_columns=["image"],
             features=DECODED,
             num_proc=processes if len(split) > WORTH_PROCESSES else None,
@@ -88,10 +94,11 @@ DECODED = datasets.Features(
     digest=datasets.Value("string"),
     pixels=datasets.Value("binary"),
     thumbnail=datasets.Value("binary"),
+    frame=datasets.List(datasets.Value("float32")),
 )
 
 
-def _decode(row: dict, preprocessing: Preprocessing) -> dict:
+def _decode(row: dict, preprocessing: Preprocessing, frame_version: int) -> dict:
     file, content = row["image"]["path"], row["image"]["bytes"]
     if content is None:
         content = Path(file).read_bytes()
@@ -101,13 +108,19 @@ def _decode(row: dict, preprocessing: Preprocessing) -> dict:
         "digest": hashlib.sha256(content).hexdigest(),
         "pixels": b"",
         "thumbnail": b"",
+        "frame": [0.0, 0.0, 1.0, 1.0],
     }
     try:
         grey = read_image(_open(content, file))
     except UnreadableImage as error:
         return decoded | {"reason": str(error)}
+    shown = grey
+    if preprocessing.frame:
+        framed = frame(grey)
+        shown, decoded["frame"] = framed.image, list(framed.part)
+        preprocessing = replace(preprocessing, frame=False)
     return decoded | {
-        "pixels": np.asarray(to_view(grey, preprocessing).getchannel(0)).tobytes(),
+        "pixels": np.asarray(to_view(shown, preprocessing).getchannel(0)).tobytes(),
         "thumbnail": thumbnail(grey).tobytes(),
     }
 
@@ -149,6 +162,7 @@ def _collect(
         official_split=official_split[usable],
         left_out=left_out,
         fingerprint=hashlib.sha256(repr(lines).encode()).hexdigest(),
+        frames=np.asarray(kept["frame"][:], dtype=np.float32),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from brain_xai.classifier import Classifier
-from training.data.boxes import load_boxes
+from training.data.boxes import boxes_in_frame, load_boxes
 from training.data.duplicate_groups import conflicting_groups, duplicate_groups
 from training.data.sources import DataError, Scans, load_scans
 from training.data.splits import SplitIdentity, Splits, split_scans
@@ -55,10 +55,13 @@ def held_out_scans(
     height, width = classifier.preprocessing.size
     if height != width:
         raise DataError("Only checkpoints for square images can be measured.")
-    scans = load_scans(data_dir=data_dir, size=height, interpolation=classifier.preprocessing.interpolation)
+    preprocessing = classifier.preprocessing
+    scans = load_scans(
+        data_dir=data_dir, size=height, interpolation=preprocessing.interpolation, framed=preprocessing.frame
+    )
     groups = duplicate_groups(scans.thumbnails)
     splits = recorded_split(classifier, training, scans, groups)
-    coordinates = load_boxes(boxes, scans.files)
+    coordinates = boxes_in_frame(load_boxes(boxes, scans.files), scans.frames)
     # Where copies of one image carry two labels, one of the labels is wrong.
     usable = ~np.isnan(coordinates).any(axis=1) & ~np.isin(groups, conflicting_groups(groups, scans.labels))
     seen = groups[np.concatenate([splits.train, splits.validation])]

@@ -1,0 +1,182 @@
+"""Every scan in the same frame: cropped to the head, padded to a square on black, intensities stretched."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+# The version of this framing, recorded in checkpoints: a model must see what it was trained on.
+FRAME_VERSION = 1
+# The head is looked for at this size (longest side, in pixels): fine enough for a margin, too coarse for text.
+COARSE_SIDE = 96
+# Share of the head's longer side that is left free around it.
+MARGIN = 0.03
+# A part belongs to the head where it is at least this share of the largest part; text and specks are smaller.
+PART_SHARE = 0.15
+# Less than this share of the image is no head, nor is an image with fewer gray levels than this between its extremes.
+HEAD_SHARE = 0.04
+MIN_CONTRAST = 8
+BRIGHT_PERCENTILE = 92
+WHITE_PERCENTILE = 99.5
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A framed scan: `image` (gray, `side` x `side` pixels) and where it lies in the original.
+
+    `left` and `top` are the pixel of the original at the frame's upper left corner; they are negative, and `left +
+    side` or `top + side` exceed `original_size` (width, height), where the frame was padded.
+    """
+
+    image: Image.Image
+    left: int
+    top: int
+    side: int
+    original_size: tuple[int, int]
+
+    @property
+    def part(self) -> tuple[float, float, float, float]:
+        """The part of the original that the frame shows: left, top, right, bottom in fractions of width and height."""
+        width, height = self.original_size
+        left, top, right, bottom = self.left, self.top, self.left + self.side, self.top + self.side
+        return left / width, top / height, right / width, bottom / height
+
+    def to_original(self, values: np.ndarray) -> np.ndarray:
+        """Resample a map of the framed image to the original.
+
+        Args:
+            values: float32 [h, w], any size, covering the whole frame.
+
+        Returns:
+            float32 [H, W] of the original's height and width; 0 outside the frame.
+        """
+        width, height = self.original_size
+        side = self.side
+        resized = Image.fromarray(np.asarray(values, dtype=np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+        original = np.zeros((height, width), dtype=np.float32)
+        x, y = max(self.left, 0), max(self.top, 0)
+        right, bottom = min(self.left + side, width), min(self.top + side, height)
+        inside = np.asarray(resized)[y - self.top : bottom - self.top, x - self.left : right - self.left]
+        original[y:bottom, x:right] = inside
+        return original
+
+
+def frame(image: Image.Image) -> Framed:
+    """Crop a scan to the head, pad it to a square on black and stretch its intensities.
+
+    A model that always sees the same frame cannot tell one source of scans from another by margins and brightness.
+    The frame depends on the head alone: padding, brightness and contrast change it little, and so does framing twice.
+    An image without a recognizable head is padded and stretched as a whole.
+
+    Args:
+        image: A gray PIL image (mode "L") of any size; others are converted.
+
+    Returns:
+        The framed image with its place in the original.
+    """
+    gray = image if image.mode == "L" else image.convert("L")
+    pixels = np.asarray(gray)
+    head = _head(gray)
+    height, width = pixels.shape
+    margin = 0.0 if head is None else MARGIN
+    if head is None:
+        head = np.ones((1, 1), dtype=bool)
+    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
+    left, right = columns[0] * width / head.shape[1], (columns[-1] + 1) * width / head.shape[1]
+    top, bottom = rows[0] * height / head.shape[0], (rows[-1] + 1) * height / head.shape[0]
+    side = max(round(max(right - left, bottom - top) * (1 + 2 * margin)), 1)
+    x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
+    stretched = _stretch(pixels, head, (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom))))
+    # Pillow pads with 0 where the box leaves the image.
+    framed = Image.fromarray(stretched).crop((x, y, x + side, y + side))
+    return Framed(framed, x, y, side, (width, height))
+
+
+def _head(gray: Image.Image) -> np.ndarray | None:
+    """Return the mask of the head at a coarse size, bool [h, w], or None where there is no head to be seen."""
+    scale = COARSE_SIDE / max(gray.size)
+    size = tuple(max(round(side * scale), 1) for side in gray.size)
+    coarse = gray.resize(size, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(0.7))
+    values = np.asarray(coarse, dtype=np.float32)
+    # Clipped above, so that the threshold parts tissue from background, not fat or a bright tumor from tissue.
+    low, high = np.percentile(values, (1, BRIGHT_PERCENTILE))
+    if high - low < MIN_CONTRAST:
+        return None
+    threshold = _threshold(values.clip(low, high))
+    labels = _components(_opened(_closed(values > threshold)))
+    counts = np.bincount(labels.ravel())
+    counts[0] = 0
+    if counts.max(initial=0) < HEAD_SHARE * values.size:
+        return None
+    return np.isin(labels, np.flatnonzero(counts >= PART_SHARE * counts.max()))
+
+
+def _threshold(values: np.ndarray) -> float:
+    """Return a level between background and tissue: below Otsu's, so that dark tissue still counts as head."""
+    counts, edges = np.histogram(values, bins=64)
+    centers = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    sums = np.cumsum(counts * centers)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    otsu = edges[1 + int(np.nanargmax(between[:-1]))]
+    background = np.percentile(values[values <= otsu], 25)
+    return background + 0.4 * (otsu - background)
+
+
+def _closed(mask: np.ndarray) -> np.ndarray:
+    """Bridge gaps of up to four pixels: the dark bone between scalp and brain."""
+    return ~_grown(_grown(~_grown(_grown(mask))))
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Remove what is thinner than three pixels: text, rulers and the lines of a border."""
+    return _grown(~_grown(~mask, outside=True))
+
+
+def _grown(mask: np.ndarray, outside: bool = False) -> np.ndarray:
+    padded = np.pad(mask, 1, constant_values=outside)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+    """Number the connected parts of a mask (4 neighbors), int64 like it; 0 is outside."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        padded = np.pad(labels, 1)
+        neighbors = np.maximum(
+            np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1]), np.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
+        )
+        grown = np.where(mask, np.maximum(labels, neighbors), 0)
+        # A label is also the position of a pixel of the same part: taking over its label halves the way.
+        grown = np.where(mask, grown.ravel()[grown - 1], 0)
+        if np.array_equal(grown, labels):
+            return labels
+        labels = grown
+
+
+def _stretch(pixels: np.ndarray, head: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Map the background to black and the brightest half percent of the head to white; uint8, black beside the head."""
+    left, top, right, bottom = box
+    shape = pixels.shape[::-1]
+    inside = np.asarray(Image.fromarray(head).resize(shape, Image.Resampling.NEAREST))[top:bottom, left:right]
+    crop = pixels[top:bottom, left:right]
+    low, dark, high = np.percentile(crop[inside], (1, 20, WHITE_PERCENTILE))
+    if not inside.all():
+        low = min(max(low, np.median(crop[~inside])), dark)
+    scaled = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1))
+    around = Image.fromarray(_grown(_filled(head))).resize(shape, Image.Resampling.NEAREST)
+    return np.where(around, scaled.clip(0, 255).round(), 0).astype(np.uint8)
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Fill what lies between parts of the mask in its row and in its column: cavities, eyes, dark tissue."""
+
+    def between(values: np.ndarray, axis: int) -> np.ndarray:
+        before = np.logical_or.accumulate(values, axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(values, axis), axis), axis)
+        return before & after
+
+    return between(mask, 0) & between(mask, 1)
