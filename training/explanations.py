@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from transformers import HfArgumentParser
 
 from brain_xai.checkpoint.catalog import checkpoint_folder, is_on_hub, load_checkpoint
@@ -53,6 +52,7 @@ class MapSettings:
     )
     baseline: Literal["black", "blurred"] = field(default="black", metadata={"help": "What replaces pixels for SRG."})
     seed: int = 0
+    device: str | None = field(default=None, metadata={"help": "Such as cuda; the CPU if not given."})
 
     def command(self) -> str:
         """Return the command line of these settings; of paths only the names, as folders can contain user names."""
@@ -80,7 +80,7 @@ def measure_explanations(settings: MapSettings) -> dict:
     """
     started = time.perf_counter()
     folder = local_folder(settings.checkpoint)
-    classifier = load_checkpoint(settings.checkpoint)
+    classifier = load_checkpoint(settings.checkpoint, settings.device)
     not_applicable, methods = choose_methods(classifier, settings.methods)
     training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["brain_xai"].get("training", {})
     sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
@@ -89,7 +89,7 @@ def measure_explanations(settings: MapSettings) -> dict:
     benchmark = Benchmark(classifier, sets, targets, settings.limit, settings.seed, settings.baseline)
     measured = measure_all(benchmark, methods, predictions["test"])
     return {
-        **describe(settings, benchmark),
+        **describe_benchmark(settings, benchmark),
         **measured,
         "not_applicable": not_applicable,
         "versions": {package: version(package) for package in PACKAGES},
@@ -98,7 +98,7 @@ def measure_explanations(settings: MapSettings) -> dict:
     }
 
 
-def describe(settings: MapSettings, benchmark: Benchmark) -> dict:
+def describe_benchmark(settings: MapSettings, benchmark: Benchmark) -> dict:
     """Return what was measured: the checkpoint, the images, and how."""
     classifier = benchmark.classifier
     return {
@@ -141,7 +141,7 @@ def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tup
 
 def predict(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
     """Return the predicted class of each image uint8 [n, H, W], int64 [n]."""
-    inputs = (classifier.prepare(Image.fromarray(image)) for image in pixels)
+    inputs = (classifier.prepare(image) for image in pixels)
     return np.array([int(classifier.logits(model_input.pixel_values)[0].argmax()) for model_input in inputs])
 
 

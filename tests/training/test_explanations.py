@@ -309,6 +309,7 @@ def test_the_recorded_command_repeats_the_settings_without_local_paths(measured)
         (["--checkpoint", "bundled/nothing"], "There is no bundled/nothing"),
         (["--boxes", "nowhere.csv"], "nowhere.csv"),
         (["--data-dir", "nowhere"], "There is no folder"),
+        (["--device", "abacus"], "abacus"),
     ],
 )
 def test_wrong_settings_are_named_in_the_error(checkpoint, data, change, message, capsys):

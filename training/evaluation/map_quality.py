@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from brain_xai import quality
@@ -106,10 +105,10 @@ class Benchmark:
         def attribute(pixels: np.ndarray, target: int) -> np.ndarray:
             image = pixels.tobytes(), int(target)
             if image not in maps:
-                maps[image] = explain(self.classifier, Image.fromarray(pixels), key, int(target)).attribution
+                maps[image] = explain(self.classifier, pixels, key, int(target)).attribution
             return maps[image]
 
-        settings = explain(self.classifier, Image.fromarray(self.sets["test"].pixels[0]), key).settings
+        settings = explain(self.classifier, self.sets["test"].pixels[0], key).settings
         grid = None
         if {"cells", "stride", "offset"} <= settings.keys():
             grid = TargetLayer(settings["target_layer"], settings["cells"], settings["stride"], settings["offset"])
@@ -146,7 +145,7 @@ def measure_all(benchmark: Benchmark, methods: Sequence[str], predictions: np.nd
         if method == CONSENSUS:
             benchmark = benchmark.with_consensus_weights(normalize_weights(gains))
         candidate = benchmark.method(method)
-        measured, on_validation, per_image[method] = measure(benchmark, candidate)
+        measured, on_validation, per_image[method] = measure_candidate(benchmark, candidate)
         stable = measure_stability(benchmark, candidate)
         results["methods"][method] = measured | stable | {"forward_passes": candidate.forward_passes}
         if method != CONSENSUS:
@@ -154,7 +153,7 @@ def measure_all(benchmark: Benchmark, methods: Sequence[str], predictions: np.nd
         if candidate.grid is not None:
             results["alignment"][method] = compare_alignment(benchmark, candidate, per_image[method])
     for candidate in baselines(benchmark, methods[0]):
-        results["baselines"][candidate.name], _, per_image[candidate.name] = measure(benchmark, candidate)
+        results["baselines"][candidate.name], _, per_image[candidate.name] = measure_candidate(benchmark, candidate)
     results["baselines"]["random_weights"]["method"] = methods[0]
     results["consensus_weights"] = normalize_weights(gains)
     return results | by_subgroup(benchmark, per_image, predictions)
@@ -168,7 +167,7 @@ def baselines(benchmark: Benchmark, method: str) -> list[Candidate]:
     return [*blind, replace(benchmark.randomized["randomized"].method(method), name="random_weights")]
 
 
-def measure(benchmark: Benchmark, candidate: Candidate) -> tuple[dict, PerImage, PerImage]:
+def measure_candidate(benchmark: Benchmark, candidate: Candidate) -> tuple[dict, PerImage, PerImage]:
     """Return a candidate's results, and its localization on each validation and each test image."""
     validation, test = (localize(benchmark, candidate, split) for split in ("validation", "test"))
     best = int(box_accuracies(validation).mean(axis=0).argmax())
@@ -228,8 +227,7 @@ def summarize(benchmark: Benchmark, per_image: PerImage) -> dict[str, dict]:
 def measure_faithfulness(benchmark: Benchmark, candidate: Candidate) -> dict[str, dict]:
     """Replace pixels in the order of the map and follow the calibrated probability of the explained class."""
     classifier, scans, targets = benchmark.classifier, benchmark.sets["test"], benchmark.targets["test"]
-    height, width = classifier.preprocessing.size
-    black = classifier.prepare(Image.new("L", (width, height))).pixel_values
+    black = classifier.prepare(np.zeros(classifier.preprocessing.size, np.uint8)).pixel_values
     count = min(benchmark.sample_size("test", candidate.forward_passes), FAITHFULNESS_IMAGES)
     rows = []
     for i in _progress(count, f"{candidate.name}: faithfulness"):
@@ -237,7 +235,7 @@ def measure_faithfulness(benchmark: Benchmark, candidate: Candidate) -> dict[str
         def probability(pixel_values: torch.Tensor, target: int = int(targets[i])) -> torch.Tensor:
             return torch.softmax(classifier.logits(pixel_values) / classifier.temperature, dim=1)[:, target]
 
-        pixel_values = classifier.prepare(Image.fromarray(scans.pixels[i])).pixel_values
+        pixel_values = classifier.prepare(scans.pixels[i]).pixel_values
         baseline = black if benchmark.baseline == "black" else quality.blurred(pixel_values)
         attribution = candidate.attribute(scans.pixels[i], targets[i])
         rows.append(quality.faithfulness(probability, pixel_values, attribution, baseline, seed=benchmark.seed + i))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable, color_scale, explain
@@ -41,7 +40,7 @@ def save_maps(classifier: Classifier, scans: PredictedScans, seed: int, path: Pa
         Whether the method works on this model; if not, nothing is written.
     """
     try:
-        explain(classifier, Image.fromarray(scans.pixels[0]), METHOD)
+        explain(classifier, scans.pixels[0], METHOD)
     except MethodNotApplicable:
         return False
     labels, columns = classifier.label_names, 2 * IMAGES_PER_ANSWER
@@ -68,7 +67,7 @@ def save_maps(classifier: Classifier, scans: PredictedScans, seed: int, path: Pa
 
 def _draw_map(axes: Axes, classifier: Classifier, scans: PredictedScans, index: int) -> None:
     """Draw the overlay of one image, titled with its true class and the answer."""
-    explanation = explain(classifier, Image.fromarray(scans.pixels[index]), METHOD)
+    explanation = explain(classifier, scans.pixels[index], METHOD)
     overlay = draw_overlay(explanation)
     axes.imshow(overlay.crop((0, 0, overlay.width, overlay.height - BAR_HEIGHT)))
     true = classifier.label_names[scans.references[index]]
