@@ -1,8 +1,9 @@
-"""Brain XAI, the entry of the Space: build the page, launch it."""
+"""Brain XAI, the entry of the Space: build the page and serve it. Importing this file starts nothing."""
 
 from brain_xai.ui.page import build_page, launch
-
-demo = build_page()
+from brain_xai.ui.privacy import isolate_upload_folder
 
 if __name__ == "__main__":
+    isolate_upload_folder()  # before the page is built, because Gradio reads the folder then
+    demo = build_page()  # `gradio app.py` looks for this name
     launch(demo)

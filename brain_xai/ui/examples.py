@@ -1,10 +1,16 @@
-"""Synthetic phantoms: drawings of a head that nobody can mistake for a scan, for a first visitor to click on."""
+"""The images a visitor can click on: synthetic phantoms, and the scans that come with the checkpoints."""
+
+from collections.abc import Iterable
 
 import numpy as np
+from gradio.processing_utils import save_pil_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from brain_xai.checkpoint.catalog import checkpoint_folder
+
 SIDE = 256
-# (caption, centre and radius of the bright spot as shares of the side)
+# (caption, (x, y, radius) of the bright spot as fractions of the side)
 PHANTOMS = (
     ("synthetic phantom: no spot", None),
     ("synthetic phantom: spot on the left", (0.32, 0.42, 0.07)),
@@ -13,17 +19,25 @@ PHANTOMS = (
 
 
 def phantoms() -> list[tuple[str, Image.Image]]:
-    """Return (caption, picture); each picture, "L" of 256 x 256, also says on itself what it is."""
+    """Return (caption, image) pairs; each image (mode "L", 256 x 256) also says in writing that it is synthetic."""
     return [(caption, _draw(spot)) for caption, spot in PHANTOMS]
+
+
+def example_files(checkpoints: Iterable[str]) -> list[str]:
+    """Return the paths of the phantoms and of the example scans in the folders of `checkpoints`."""
+    upload_folder = get_upload_folder()
+    drawings = [save_pil_to_cache(image, upload_folder, name=caption, format="png") for caption, image in phantoms()]
+    folders = [folder for folder in map(checkpoint_folder, checkpoints) if folder is not None]
+    return drawings + [str(scan) for folder in folders for scan in sorted((folder / "examples").glob("*.png"))]
 
 
 def _draw(spot: tuple[float, float, float] | None) -> Image.Image:
     image = Image.new("L", (SIDE, SIDE))
     draw = ImageDraw.Draw(image)
 
-    def ellipse(x: float, y: float, width: float, height: float, grey: int) -> None:
+    def ellipse(x: float, y: float, width: float, height: float, gray: int) -> None:
         box = [x - width, y - height, x + width, y + height]
-        draw.ellipse([round(SIDE * edge) for edge in box], fill=grey)
+        draw.ellipse([round(SIDE * edge) for edge in box], fill=gray)
 
     ellipse(0.5, 0.47, 0.37, 0.43, 190)  # scalp
     ellipse(0.5, 0.47, 0.355, 0.415, 25)  # skull

@@ -1,9 +1,10 @@
-"""What the page does: ask the classifier, and say what changes on the page."""
+"""What each event changes on the page."""
 
 import base64
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -11,279 +12,292 @@ import numpy as np
 from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
-from brain_xai.classifier import Classifier, PredictionWarning
+from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.explanation import Explanation, MethodNotApplicable, color_scale, explain, strongest_channels
 from brain_xai.methods import METHODS
 from brain_xai.overlay import AttributionMap, draw_overlay
 from brain_xai.ui import hub_follower, texts
-from brain_xai.ui.comparison import compare
-from brain_xai.ui.inputs import Refusal, Upload, chosen_classifier, drawn, explained, measured_quality, uploaded_scan
-from brain_xai.ui.jobs import Progress, Work
+from brain_xai.ui.inputs import (
+    Upload,
+    UserError,
+    compare_methods,
+    explain_or_refuse,
+    get_classifier,
+    measured_quality,
+    read_upload,
+)
+from brain_xai.ui.jobs import BackgroundJob, Progress
 
-# The map that is drawn by itself after an upload.
+# The map that is drawn without being asked for, after an upload.
 FIRST_METHOD = "grad_cam"
+OPACITY = 0.7
 # In forward passes: methods that cost no more are drawn as soon as they are chosen, others wait for a click.
-IMMEDIATE_COST = 12
+MAX_IMMEDIATE_COST = 12
 
 
-class Shows(NamedTuple):
-    """All that a handler changes on the page, in the order of the page's outputs.
+@dataclass(frozen=True)
+class Question:
+    """What a visitor asks; the fields are named after components of the page.
 
-    `shown` is the visitor's map, `running` the event that stops the one being computed.
+    `stop_event` stops the map that is being computed for this visitor, None if there is none.
     """
 
-    notice: Any
-    answer: Any
-    reasons: Any
-    probabilities: Any
-    accuracy: Any
-    overlay: Any
-    caption: Any
-    gallery: Any
-    gallery_notes: Any
-    shown: Any
-    running: Any
-    start: Any
-    cancel: Any
-    progress: Any
+    image: Upload
+    checkpoint: str = "default"
+    method: str = FIRST_METHOD
+    target: str | int = "predicted"
+    opacity: float = OPACITY
+    outline: bool = False
+    stop_event: threading.Event | None = None
 
 
-UNCHANGED = Shows(*[gr.skip()] * len(Shows._fields))
-IDLE = {"running": None, "start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
+class PageUpdate(NamedTuple):
+    """Everything a handler can change; the fields are named after components of the page. By default nothing changes.
+
+    `current_explanation` is the map the visitor sees, `stop_event` stops the one that is being computed.
+    """
+
+    notice: Any = gr.skip()
+    answer: Any = gr.skip()
+    probabilities: Any = gr.skip()
+    accuracy: Any = gr.skip()
+    reasons: Any = gr.skip()
+    overlay: Any = gr.skip()
+    caption: Any = gr.skip()
+    method: Any = gr.skip()
+    target: Any = gr.skip()
+    gallery: Any = gr.skip()
+    gallery_notes: Any = gr.skip()
+    current_explanation: Any = gr.skip()
+    stop_event: Any = gr.skip()
+    start: Any = gr.skip()
+    cancel: Any = gr.skip()
+    progress: Any = gr.skip()
+
+
+NO_JOB = {"stop_event": None, "start": gr.update(visible=False), "cancel": gr.update(visible=False), "progress": ""}
 NO_GALLERY = {"gallery": gr.update(value=None, visible=False), "gallery_notes": ""}
-NOTHING = IDLE | NO_GALLERY | {"answer": gr.update(visible=False), "reasons": gr.update(visible=False), "shown": None}
+NO_ANSWER = {
+    **NO_JOB,
+    **NO_GALLERY,
+    "answer": gr.update(visible=False),
+    "reasons": gr.update(visible=False),
+    "current_explanation": None,
+}
 
 
-def show(
-    image: Upload,
-    checkpoint: str,
-    method: str,
-    target: str,
-    opacity: float,
-    outline: bool,
-    running: threading.Event | None,
-) -> Shows:
-    """Show the answer and its map for a picture; a method that takes seconds only offers its button."""
-    _stop(running)  # what is being computed answers the question before
-    if not image:
-        return UNCHANGED._replace(notice=texts.empty_result(), **NOTHING)
-    if _takes_long(method):
-        return UNCHANGED._replace(**_ready(method))
-    return _answer(image, checkpoint, method, target, opacity, outline)
-
-
-def show_new(image: Upload, checkpoint: str, opacity: float, outline: bool, running: threading.Event | None) -> tuple:
-    """Start afresh with a new picture or checkpoint: method and class first, then what `show` shows."""
+def on_new_image(question: Question) -> PageUpdate:
+    """Answer for a new image or checkpoint: the first method, the predicted class, no gallery."""
     try:
-        labels = chosen_classifier(checkpoint, allow_fallback=True).label_names
-    except Refusal:
+        labels = get_classifier(question.checkpoint, allow_fallback=True).label_names
+    except UserError:
         labels = ()
     choices = [(texts.PREDICTED, "predicted"), *((texts.label_text(label), label) for label in labels)]
-    target = gr.update(choices=choices, value="predicted")
-    shows = show(image, checkpoint, FIRST_METHOD, "predicted", opacity, outline, running)
-    return FIRST_METHOD, target, *shows._replace(**NO_GALLERY)
+    update = on_new_choice(replace(question, method=FIRST_METHOD, target="predicted"))
+    return update._replace(method=FIRST_METHOD, target=gr.update(choices=choices, value="predicted"), **NO_GALLERY)
 
 
-def stand_in_line() -> Shows:
-    """Say that maps are about to be computed, and offer to cancel it."""
-    buttons = {"start": gr.update(visible=False), "cancel": gr.update(visible=True)}
-    return UNCHANGED._replace(running=threading.Event(), progress=texts.WAITING, **buttons)
+def on_new_choice(question: Question) -> PageUpdate:
+    """Answer for another method or class; a method that takes seconds only offers its button."""
+    _stop(question.stop_event)  # the running job belongs to the previous question
+    if not question.image:
+        return PageUpdate(notice=texts.empty_result(), **NO_ANSWER)
+    if _takes_long(question.method):
+        return PageUpdate(**_idle(question.method))
+    return _explain(question)
 
 
-def show_stepwise(
-    image: Upload,
-    checkpoint: str,
-    method: str,
-    target: str,
-    opacity: float,
-    outline: bool,
-    running: threading.Event | None,
-) -> Iterator[Shows]:
-    """Show the progress of a method that takes seconds, the map as far as it is known, then the map."""
-    yield from _stepwise(
-        lambda progress: _answer(image, checkpoint, method, target, opacity, outline, progress), running
+def show_waiting() -> PageUpdate:
+    """Show that maps are about to be computed, and offer to cancel that."""
+    return PageUpdate(
+        stop_event=threading.Event(),
+        start=gr.update(visible=False),
+        cancel=gr.update(visible=True),
+        progress=texts.WAITING,
     )
 
 
-def show_comparison(
-    image: Upload,
-    checkpoint: str,
-    method: str,
-    target: str,
-    opacity: float,
-    outline: bool,
-    running: threading.Event | None,
-) -> Iterator[Shows]:
-    """Show the progress of every method in turn, then all maps side by side; the chosen `method` stays as it is."""
-    yield from _stepwise(
-        lambda progress: _side_by_side(image, checkpoint, method, target, opacity, outline, progress), running
-    )
+def draw_slow_map(question: Question) -> Iterator[PageUpdate]:
+    """Yield the progress of a method that takes seconds, with a preview of its map, and then the map."""
+    yield from _run(lambda progress: _explain(question, progress), question.stop_event)
 
 
-def cancel(method: str, running: threading.Event | None) -> Shows:
-    """Stop the map that is being computed; the one before stays."""
-    _stop(running)
-    return UNCHANGED._replace(**_ready(method))
+def draw_all_maps(question: Question) -> Iterator[PageUpdate]:
+    """Yield the progress of all methods, and then their maps side by side; the chosen method stays as it is."""
+    yield from _run(lambda progress: _compare(question, progress), question.stop_event)
 
 
-def redraw(shown: Explanation | None, opacity: float, outline: bool) -> tuple:
-    """Draw the visitor's map again in another way: the overlay, and a notice where there is none any more."""
-    if shown is None:
-        return gr.skip(), texts.refusal(texts.MAP_EXPIRED)
-    return drawn(shown, opacity, outline), gr.skip()
+def on_cancel(method: str, stop_event: threading.Event | None) -> PageUpdate:
+    """Stop the map that is being computed; the previous one stays."""
+    _stop(stop_event)
+    return PageUpdate(**_idle(method))
 
 
-def about_model(checkpoint: str) -> str:
-    """Describe a checkpoint in Markdown."""
+def redraw(explanation: Explanation | None, opacity: float, outline: bool) -> PageUpdate:
+    """Draw the visitor's map again with other settings; it may have been deleted in the meantime."""
+    if explanation is None:
+        return PageUpdate(notice=texts.error(texts.MAP_EXPIRED))
+    return PageUpdate(overlay=draw_overlay(explanation, opacity, outline))
+
+
+def describe_model(checkpoint: str) -> str:
+    """Return a description of a checkpoint in Markdown."""
     try:
-        classifier = chosen_classifier(checkpoint, allow_fallback=True)
-    except Refusal as refusal:
-        return refusal.message
+        classifier = get_classifier(checkpoint, allow_fallback=True)
+    except UserError as error:
+        return error.message
     return texts.about_model(classifier.info, classifier.metrics, classifier.notices)
 
 
 def warm_up() -> None:
-    """Import, fetch and measure what would otherwise make the first visitor wait for seconds."""
+    """Import, download and measure now what would otherwise keep the first visitor waiting for seconds."""
     hub_follower.prefetch(allowed_checkpoints())
     try:
-        classifier = chosen_classifier("default", allow_fallback=True)
-    except Refusal:  # the page says so, and the other models work
+        classifier = get_classifier("default", allow_fallback=True)
+    except UserError:  # the page shows it, and the other models work
         return
+    image = Image.new("L", (64, 64))
     try:
-        explain(classifier, Image.new("L", (64, 64)), FIRST_METHOD)
+        explain(classifier, image, FIRST_METHOD)
     except MethodNotApplicable:
-        classifier.predict(Image.new("L", (64, 64)))
+        classifier.predict(image)
 
 
-def _stepwise(function: Callable[[Progress], Shows], running: threading.Event | None) -> Iterator[Shows]:
-    """Show the progress of work, then its result.
+def _run(work: Callable[[Progress], PageUpdate], stop_event: threading.Event | None) -> Iterator[PageUpdate]:
+    """Yield the progress of some work, then its result, unless `stop_event` is set before.
 
-    Ends without one when `running` is set; closing the iterator, which gradio does when a visitor leaves, sets it.
+    Gradio closes the iterator when a visitor leaves; this sets the event, too.
     """
-    if running is None:  # cancelled before it began
+    if stop_event is None:  # cancelled before it began
         return
-    work = Work(function, running)
+    job = BackgroundJob(work, stop_event)
     try:
-        # A last step may reach the page after the visitor has cancelled, so steps touch nothing but the bar.
-        for done, total, preview in work:
-            yield UNCHANGED._replace(progress=texts.progress(done, total, preview))
-        yield UNCHANGED._replace(progress="") if running.is_set() else work.result()
+        # A last step may reach the page after the visitor has cancelled, so steps change nothing but the bar.
+        for done, total, preview in job:
+            yield PageUpdate(progress=texts.progress(done, total, preview))
+        yield PageUpdate(progress="") if stop_event.is_set() else job.result()
     finally:
-        running.set()
+        stop_event.set()
 
 
-def _answer(
-    image: Upload,
-    checkpoint: str,
-    method: str,
-    target: str,
-    opacity: float,
-    outline: bool,
-    progress: Progress | None = None,
-) -> Shows:
+def _explain(question: Question, progress: Progress | None = None) -> PageUpdate:
+    """Return the answer with its map."""
     try:
-        classifier, scan = chosen_classifier(checkpoint, allow_fallback=True), uploaded_scan(image)
-        watched = progress and _with_preview(progress, classifier, scan, method, opacity)
-        explanation = explained(classifier, scan, method, target, watched)
-    except Refusal as refusal:
-        # Nothing of the picture before may stay beside the sentence.
-        return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
+        classifier = get_classifier(question.checkpoint, allow_fallback=True)
+        scan = read_upload(question.image)
+    except UserError as error:
+        return _refuse(error)
+    if progress:
+        progress = _with_preview(progress, classifier, scan, question)
+    try:
+        explanation = explain_or_refuse(classifier, scan, question.method, question.target, progress)
+    except UserError as error:
+        return _refuse(error)
     except MethodNotApplicable as reason:
-        prediction = classifier.predict(scan)
-        notice = texts.notices([PredictionWarning("method_not_applicable", str(reason)), *prediction.warnings])
-        picture, caption, explanation = classifier.prepare(scan).view, "", None
-    else:
-        prediction, notice = explanation.prediction, texts.notices(explanation.prediction.warnings)
-        picture = drawn(explanation, opacity, outline)
-        caption = texts.caption(METHODS[method], explanation.label, measured_quality(classifier, method))
-    # The strongest channels take the place of maps side by side, and of what was said about those.
-    channels = _channels(classifier, scan) if method == "layer_activation" and explanation else None
-    return Shows(
-        notice=notice,
-        answer=gr.update(visible=True),
-        reasons=gr.update(visible=True),
-        probabilities={texts.heading(label): p for label, p in prediction.probabilities.items()},
-        accuracy=texts.accuracy(classifier.metrics),
-        overlay=picture,
-        caption=caption,
-        gallery=channels or gr.skip(),
-        gallery_notes="" if channels else gr.skip(),
-        shown=explanation,
-        **IDLE,
+        return _predict_only(classifier, scan, str(reason))
+    # The strongest channels take the place of a comparison and of its notes.
+    channels = _channels(classifier, scan) if question.method == "layer_activation" else {}
+    quality = measured_quality(classifier, question.method)
+    return _answer(classifier, explanation.prediction)._replace(
+        overlay=draw_overlay(explanation, question.opacity, question.outline),
+        caption=texts.caption(METHODS[question.method], explanation.label, quality),
+        current_explanation=explanation,
+        **channels,
     )
 
 
-def _side_by_side(
-    image: Upload, checkpoint: str, method: str, target: str, opacity: float, outline: bool, progress: Progress
-) -> Shows:
+def _predict_only(classifier: Classifier, scan: Image.Image, reason: str) -> PageUpdate:
+    """Return the answer without a map, and why there is none."""
+    prediction = classifier.predict(scan)
+    warnings = [PredictionWarning("method_not_applicable", reason), *prediction.warnings]
+    return _answer(classifier, prediction)._replace(
+        notice=texts.warnings(warnings),
+        overlay=classifier.prepare(scan).view,
+        caption="",
+        current_explanation=None,
+    )
+
+
+def _answer(classifier: Classifier, prediction: Prediction) -> PageUpdate:
+    return PageUpdate(
+        notice=texts.warnings(prediction.warnings),
+        answer=gr.update(visible=True),
+        probabilities={texts.heading(label): p for label, p in prediction.probabilities.items()},
+        accuracy=texts.trust(prediction.label, classifier.metrics),
+        reasons=gr.update(visible=True),
+        **NO_JOB,
+    )
+
+
+def _refuse(error: UserError) -> PageUpdate:
+    """Show what went wrong, and nothing of the previous image beside it."""
+    return PageUpdate(notice=texts.error(error.message), **NO_ANSWER)
+
+
+def _compare(question: Question, progress: Progress) -> PageUpdate:
+    """Return the maps of all methods."""
     try:
-        classifier = chosen_classifier(checkpoint, allow_fallback=True)
-        comparison = compare(classifier, uploaded_scan(image), target, progress)
-    except Refusal as refusal:
-        return UNCHANGED._replace(notice=texts.refusal(refusal.message), **NOTHING)
-    pictures = [
-        (
-            drawn(explanation, opacity, outline),
-            texts.short_caption(
-                METHODS[explanation.method], explanation.label, measured_quality(classifier, explanation.method)
-            ),
-        )
-        for explanation in comparison.explanations
-    ]
+        classifier = get_classifier(question.checkpoint, allow_fallback=True)
+        comparison = compare_methods(classifier, read_upload(question.image), question.target, progress)
+    except UserError as error:
+        return _refuse(error)
+    maps = []
+    for explanation in comparison.explanations:
+        quality = measured_quality(classifier, explanation.method)
+        caption = texts.short_caption(METHODS[explanation.method], explanation.label, quality)
+        maps.append((draw_overlay(explanation, question.opacity, question.outline), caption))
     label = texts.gallery_label(comparison.explanations[0].label)
-    return UNCHANGED._replace(
-        gallery=gr.update(value=pictures, label=label, visible=True),
+    return PageUpdate(
+        gallery=gr.update(value=maps, label=label, visible=True),
         gallery_notes=texts.not_applicable(comparison.not_applicable),
-        **_ready(method),
+        **_idle(question.method),
     )
 
 
 def _channels(classifier: Classifier, scan: Image.Image) -> dict:
-    """Return what the gallery shows beside the mean: what each of the strongest channels reacts to."""
+    """Return the gallery shown with the mean activation: what each of the strongest channels reacts to."""
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
     scale = color_scale(classifier, method.key)
-    pictures = [
+    maps = [
         (
             draw_overlay(AttributionMap(channels.view, activation, scale, method.unit, signed=False)),
             texts.channel_caption(number),
         )
         for activation, number in zip(channels.maps, channels.channels, strict=True)
     ]
-    return gr.update(value=pictures, label=texts.CHANNELS_LABEL, visible=True)
+    return {"gallery": gr.update(value=maps, label=texts.CHANNELS_LABEL, visible=True), "gallery_notes": ""}
 
 
-def _with_preview(
-    progress: Progress, classifier: Classifier, scan: Image.Image, method: str, opacity: float
-) -> Progress:
-    """Draw what is known of a map before it is passed on, small enough to travel with the progress bar."""
-    view = classifier.prepare(scan).view
+def _with_preview(progress: Progress, classifier: Classifier, scan: Image.Image, question: Question) -> Progress:
+    """Return a `progress` that draws the map so far, small enough to be sent with the progress bar."""
+    view, method = classifier.prepare(scan).view, METHODS.get(question.method)
 
-    def step(done: int, total: int, preview: np.ndarray | None = None) -> None:
-        progress(done, total, None if preview is None else _embedded(picture_of(preview)))
-
-    def picture_of(attribution: np.ndarray) -> Image.Image:
-        unit, signed = METHODS[method].unit, METHODS[method].signed
-        return draw_overlay(AttributionMap(view, attribution, color_scale(classifier, method), unit, signed), opacity)
+    def step(done: int, total: int, attribution: np.ndarray | None = None) -> None:
+        if attribution is None:
+            return progress(done, total)
+        scale = color_scale(classifier, method.key)
+        partial = AttributionMap(view, attribution, scale, method.unit, method.signed)
+        return progress(done, total, _data_url(draw_overlay(partial, question.opacity)))
 
     return step
 
 
-def _embedded(picture: Image.Image) -> str:
-    """Return a picture as a data address: it goes straight to the visitor and is never a file here."""
+def _data_url(image: Image.Image) -> str:
+    """Return an image as a data URL: it goes straight to the visitor and is never a file on the server."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=60)
+    image.save(buffer, "WEBP", quality=60)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _takes_long(method: str) -> bool:
-    return method in METHODS and METHODS[method].forward_passes > IMMEDIATE_COST
+    return method in METHODS and METHODS[method].forward_passes > MAX_IMMEDIATE_COST
 
 
-def _ready(method: str) -> dict:
-    """Nothing is being computed; a method that takes long offers its button."""
-    return IDLE | {"start": gr.update(visible=_takes_long(method))}
+def _idle(method: str) -> dict:
+    """Return the state without a running job, in which a method that takes long offers its button."""
+    return NO_JOB | {"start": gr.update(visible=_takes_long(method))}
 
 
-def _stop(running: threading.Event | None) -> None:
-    if running:
-        running.set()
+def _stop(stop_event: threading.Event | None) -> None:
+    if stop_event:
+        stop_event.set()

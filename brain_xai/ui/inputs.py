@@ -1,6 +1,7 @@
-"""What comes in, checked, and what is made of it: the parts that the page and the endpoints share."""
+"""Checked inputs become an explanation or a comparison: what the page and the API share."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,77 +13,103 @@ from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import Explanation, MethodNotApplicable, explain
 from brain_xai.methods import METHODS
-from brain_xai.overlay import draw_overlay
 from brain_xai.preprocess import UnreadableImage, read_image
 from brain_xai.ui import hub_follower, texts
 from brain_xai.ui.jobs import Progress
 
-# Of full colour, where nobody has chosen another.
-OPACITY = 0.7
-
-# An uploaded picture as gradio hands it over when its own decoder, which clips 16 bit and hides errors, is left out.
+# An uploaded image as Gradio describes it without `preprocess`: its own decoder clips 16 bits and hides errors.
 Upload = dict[str, Any] | None
 
 
-class Refusal(gr.Error):
-    """A sentence for the visitor, on the page and through the API; nothing that needs a stack trace in the log."""
+class UserError(gr.Error):
+    """A message for the user, on the page and through the API; it leaves no stack trace in the log."""
 
-    def __init__(self, sentence: str):
-        super().__init__(sentence, print_exception=False)
+    def __init__(self, message: str):
+        super().__init__(message, print_exception=False)
 
 
-def chosen_classifier(checkpoint: str, *, allow_fallback: bool = False) -> Classifier:
-    """Return the classifier of an allowed checkpoint.
+@dataclass(frozen=True)
+class Comparison:
+    """The `explanations` of one image for one class, in the order of METHODS, and why other methods do not apply."""
 
-    With `allow_fallback` a bundled classifier may stand in for one that was never fetched from the Hub; its warnings
-    then say so. Raises `Refusal`.
+    explanations: list[Explanation]
+    not_applicable: dict[str, str]
+
+
+def get_classifier(checkpoint: str, *, allow_fallback: bool = False) -> Classifier:
+    """Return the classifier of a checkpoint that visitors may choose.
+
+    Args:
+        checkpoint: One of `allowed_checkpoints()`, or "default" for the first of them.
+        allow_fallback: Whether a bundled checkpoint may answer, with a warning, for one that was never downloaded.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        UserError: The id is not allowed, or the checkpoint cannot be loaded.
     """
     allowed = allowed_checkpoints()
     if checkpoint == "default":
         checkpoint = allowed[0]
     if checkpoint not in allowed:
-        raise Refusal(texts.unknown_checkpoint(allowed))
+        raise UserError(texts.unknown_checkpoint(allowed))
     try:
         return hub_follower.classifier_of(checkpoint, allow_fallback)
     except CheckpointError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
-        # What is wrong with a checkpoint on the Hub is public; of this machine's folders nothing is told.
+        # What is wrong with a checkpoint on the Hub is public, but never show paths of this machine.
         reason = str(error) if is_on_hub(checkpoint) else ""
-        raise Refusal(f"{texts.CHECKPOINT_UNAVAILABLE} {reason}".rstrip()) from error
+        raise UserError(f"{texts.CHECKPOINT_UNAVAILABLE} {reason}".rstrip()) from error
 
 
-def uploaded_scan(image: Upload) -> Image.Image:
-    """Return the picture that was uploaded; raises `Refusal`."""
+def read_upload(image: Upload) -> Image.Image:
+    """Return an uploaded image as `read_image` does; raises `UserError`."""
     path = (image or {}).get("path")
     if not path:
-        raise Refusal(texts.NO_PICTURE)
+        raise UserError(texts.NO_IMAGE)
     if not Path(path).is_file():
-        raise Refusal(texts.PICTURE_EXPIRED)
+        raise UserError(texts.IMAGE_EXPIRED)
     try:
         return read_image(path)
     except UnreadableImage as error:
-        raise Refusal(str(error)) from error
+        raise UserError(str(error)) from error
 
 
-def explained(
-    classifier: Classifier, scan: Image.Image, method: str, target: str | int, progress: Progress | None = None
+def explain_or_refuse(
+    classifier: Classifier, image: Image.Image, method: str, target: str | int, progress: Progress | None = None
 ) -> Explanation:
-    """Return the map of one method; raises `Refusal` and `MethodNotApplicable`."""
+    """Return the map of one method; raises `UserError` and `MethodNotApplicable`."""
     if str(method) not in METHODS:
-        raise Refusal(texts.unknown_method(list(METHODS)))
+        raise UserError(texts.unknown_method(list(METHODS)))
     try:
-        return explain(classifier, scan, method, target, progress)
+        return explain(classifier, image, method, target, progress=progress)
     except MethodNotApplicable:
         raise
-    except ValueError as error:  # the target is no class of this checkpoint
-        raise Refusal(str(error)) from error
+    except ValueError as error:  # the target is not a class of this checkpoint
+        raise UserError(str(error)) from error
 
 
-def drawn(explanation: Explanation, opacity: float = OPACITY, outline: bool = False) -> Image.Image:
-    """Return the overlay of a map."""
-    return draw_overlay(explanation, opacity, outline)
+def compare_methods(classifier: Classifier, image: Image.Image, target: str | int, progress: Progress) -> Comparison:
+    """Explain one class by every method; `progress` counts forward passes. Raises `UserError`."""
+    explanations, not_applicable = [], {}
+    done, total = 0, sum(method.forward_passes for method in METHODS.values())
+    for key, method in METHODS.items():
+
+        def step(
+            part: int, parts: int, preview: object = None, before: int = done, cost: int = method.forward_passes
+        ) -> None:
+            progress(before + cost * part // parts, total)
+
+        try:
+            explanations.append(explain_or_refuse(classifier, image, key, target, step))
+        except MethodNotApplicable as reason:
+            not_applicable[key] = str(reason)
+        done += method.forward_passes
+        progress(done, total)
+    return Comparison(explanations, not_applicable)
 
 
 def measured_quality(classifier: Classifier, method: str) -> dict | None:
-    """Return how good the maps of a method are, as measured for this checkpoint; None where nobody has."""
+    """Return how good the maps of a method are, as measured for this checkpoint; None if nobody has measured it."""
     return classifier.explanations.get("methods", {}).get(method)

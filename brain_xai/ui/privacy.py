@@ -1,4 +1,4 @@
-"""Nothing a visitor uploads is kept: files live in a folder of our own that is swept while the app runs."""
+"""Nothing a visitor uploads is kept: files are in a folder of their own that is swept while the app runs."""
 
 import asyncio
 import atexit
@@ -16,31 +16,42 @@ from pathlib import Path
 KEPT_MINUTES = 15
 SWEEP_SECONDS = 60
 
+_isolated_folders: set[str] = set()
 
-def make_gradio_forget() -> None:
-    """Give gradio a new folder for its files, which ends with the process, and stop it counting who asks what when.
 
-    Must run before a page is built: gradio reads these settings then.
+def isolate_upload_folder() -> None:
+    """Give Gradio a new folder that is deleted when the process ends, and turn off its request analytics.
+
+    Call it before a page is built: Gradio reads these settings then. A second call changes nothing, so that a page
+    that is reloaded while it is developed keeps its folder.
     """
+    if is_isolated(os.environ.get("GRADIO_TEMP_DIR", "")):
+        return
     folder = tempfile.mkdtemp(prefix="brain-xai-")
+    _isolated_folders.add(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if threading.current_thread() is threading.main_thread():
-        # Docker and systemd stop a server by SIGTERM, which would skip the line above.
+        # Docker and systemd stop a server with SIGTERM, which does not run exit handlers by itself.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
-    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also spares the import of pandas
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also avoids the import of pandas
+
+
+def is_isolated(folder: str) -> bool:
+    """Return whether `isolate_upload_folder` made this folder."""
+    return folder in _isolated_folders
 
 
 def sweep(folder: Path, keep: Collection[str], seconds: float) -> None:
-    """Delete all that is older than `seconds`, but for the files named in `keep`.
+    """Delete everything older than `seconds`, except the files named in `keep`.
 
-    Gradio's own `delete_cache` does the same for files it knows. It forgets uploads that broke off, and leaves folders
-    named after the content of what was in them.
+    Gradio's own `delete_cache` does the same for the files it knows about. It forgets interrupted uploads, and leaves
+    behind folders named after the content of their files.
     """
     limit = time.time() - seconds
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        with contextlib.suppress(OSError):  # gone meanwhile, or a folder in use
+    for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
+        with contextlib.suppress(OSError):  # already gone, or a folder in use
             if path.stat().st_ctime > limit or str(path) in keep:
                 continue
             if path.is_dir():
@@ -51,7 +62,7 @@ def sweep(folder: Path, keep: Collection[str], seconds: float) -> None:
 
 @contextlib.asynccontextmanager
 async def sweeping(app) -> AsyncIterator[None]:
-    """Sweep the folder of a gradio app for as long as it serves: a lifespan handler."""
+    """Sweep the upload folder of a Gradio app while it serves: a lifespan handler."""
     blocks = app.get_blocks()
 
     async def forever() -> None:

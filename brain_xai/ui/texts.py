@@ -10,47 +10,47 @@ from brain_xai.preprocess import FORMATS_TEXT
 from brain_xai.ui.privacy import KEPT_MINUTES
 
 TITLE = "Brain XAI"
-TAGLINE = "See what a model makes of a brain-MRI slice, and what in the picture its answer rests on."
+TAGLINE = "What does a model see in this brain scan? Choose one MRI slice, and look at what its answer is based on."
 DISCLAIMER = (
     "For research and teaching. This is not a diagnosis.",
-    "The model can be wrong, even when it sounds sure. If you worry about a scan, ask a doctor.",
+    "The model can be wrong, even when it seems certain. If you are worried about a scan, ask a doctor.",
 )
-UPLOAD = f"# Choose a brain-MRI slice\nDrop, paste or click. {FORMATS_TEXT}, up to 20 MB"
+UPLOAD = f"# Choose a brain-MRI slice\nDrop, paste, or click. {FORMATS_TEXT}, up to 20 MB"
 EXAMPLES = "No scan at hand? Try one of these"
 PRIVACY = (
-    f"Your picture goes to this server only and is deleted there after about {KEPT_MINUTES} minutes. It is not logged "
-    "and not used for training. Still, please choose a picture without a name or date of birth on it."
+    f"Your image is sent to this server only and is deleted after about {KEPT_MINUTES} minutes. It is not logged and "
+    "not used for training. Even so, please choose an image without a name or date of birth on it."
 )
-EMPTY_RESULT = "The answer appears here as soon as you choose a picture."
-PICTURE_LABEL = "Brain-MRI slice"
-PROBABILITIES_LABEL = "What the model thinks"
-OVERLAY_LABEL = "Why: what the model saw, and what its answer rests on"
-OPACITY_LABEL = "Strength of the colours"
+EMPTY_RESULT = "The answer appears here as soon as you choose an image."
+IMAGE_LABEL = "Brain-MRI slice"
+PROBABILITIES_LABEL = "The model's answer"
+OVERLAY_LABEL = "Map: the scan as the model sees it, with the areas that its answer is based on in color"
+OPACITY_LABEL = "Strength of the colors"
 OUTLINE_LABEL = "Outline the strongest area"
-COMPARE = "Compare all methods (takes some seconds)"
-CHANNELS_LABEL = "What the strongest channels react to"
-METHOD_LABEL = "How to explain"
-TARGET_LABEL = "Class to explain"
-PREDICTED = "the model's own answer"
+COMPARE = "Compare all methods (takes several seconds)"
+CHANNELS_LABEL = "What the strongest channels respond to"
+METHOD_LABEL = "Method"
+TARGET_LABEL = "Explain"
+PREDICTED = "the model's answer"
 CHECKPOINT_LABEL = "Model"
 ABOUT_MODEL = "About this model"
-HOW_TO_READ = "How to read the colours"
-START = "Compute this map (takes some seconds)"
+HOW_TO_READ = "How to read the colors"
+START = "Draw this map (takes several seconds)"
 CANCEL = "Cancel"
-WAITING = "Waiting for its turn …"
+WAITING = "Waiting for other maps to finish …"
 
 READING = """
-- **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the colour, the
-  more it counts. Where you see the plain grey scan, the picture hardly mattered.
-- The bar below the picture says how much evidence full colour stands for. It is the same for every picture, so a pale
-  map means: the model found little to hold on to.
-- A map shows what **the model** looked at, not where a tumour is. A model can be right for the wrong reason.
-- Colours on the skull, outside the head or on a written note are a warning: then do not trust the answer.
+- **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, the
+  more the area counts. Where you see the plain gray scan, the image hardly mattered.
+- The bar below the map shows how much evidence full color stands for. It is the same for every image, so a pale map
+  means that the model found little evidence.
+- A map shows what **the model** used, not where a tumor is. A model can be right for the wrong reason.
+- Colors on the skull, outside the head, or on written text are a warning: do not trust the answer then.
 """
 
-NO_PICTURE = "There is no picture yet. Choose a picture of one MRI slice; in Python, pass handle_file(path)."
-PICTURE_EXPIRED = f"Your picture was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
-MAP_EXPIRED = f"This map was deleted: results are kept for {KEPT_MINUTES} minutes. Please choose your picture again."
+NO_IMAGE = "There is no image yet. Choose an image of one MRI slice; in Python, pass handle_file(path)."
+IMAGE_EXPIRED = f"Your image was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
+MAP_EXPIRED = f"This map was deleted: results are kept for {KEPT_MINUTES} minutes. Please choose your image again."
 UNREADABLE_CALL = (
     "This call cannot be read. `image` must be an uploaded file: in Python, pass handle_file(path); over HTTP, upload "
     'the file first and send {"path": …, "meta": {"_type": "gradio.FileData"}}. The API page lists every argument.'
@@ -61,27 +61,36 @@ NO_CHECKPOINT = (
     "BRAIN_XAI_CHECKPOINTS."
 )
 
-PREDICT_DESCRIPTION = "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1."
-EXPLAIN_DESCRIPTION = (
-    "Explain one class of one scan: the overlay (PNG), the attribution (.npy, float32 [H, W], > 0 speaks for "
-    "the label) and what they mean (JSON): `unit` and `scale` (the evidence drawn in full color) of the attribution, "
-    'the `prediction`, and more. `target` is a label or "predicted".'
-)
-COMPARE_DESCRIPTION = (
-    "Explain one class of one scan by every method that works on the checkpoint: a gallery of overlays, each with its "
-    "method's key as caption, and what they mean (JSON), with the reason for each method that is missing."
-)
-CHECKPOINTS_DESCRIPTION = "List the checkpoints this server offers, the default first, with their measured metrics."
+# The API page shows these as the descriptions of the endpoints.
+ENDPOINTS = {
+    "predict": "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1.",
+    "explain": (
+        "Explain one class of one scan. Returns the overlay (PNG), the attribution (.npy, float32 [H, W], > 0 speaks "
+        "for the label) and JSON: `unit` and `scale` (the evidence drawn in full color) of the attribution, the "
+        '`prediction`, and more. `target` is a label or "predicted".'
+    ),
+    "compare": (
+        "Explain one class of one scan by every method that works on the checkpoint. Returns a gallery of overlays, "
+        "each with the key of its method as caption, and JSON, with the reason for each method that is missing."
+    ),
+    "checkpoints": "List the checkpoints this server offers, the default first, with their measured metrics.",
+}
 
-# Only display text: which classes there are is up to the checkpoint.
+# Only display text: the checkpoint defines the classes. Never the bare words "no tumor", because the model can only
+# fail to recognize one.
 NO_TUMOR = "notumor"
-# Never the bare words "no tumor": the model can only say that it recognized none.
 LABEL_TEXTS = {NO_TUMOR: "no tumor recognized", "pituitary": "pituitary tumor"}
+NOT_RULED_OUT = (
+    "**This does not rule out a tumor.** The model knows only the classes above, and in scans unlike those of its own "
+    "collection it can miss many more tumors than stated here."
+)
+LEAKY_SPLIT = "Many test scans have a copy among the training scans, so these numbers flatter the model."
 SPLIT_TEXTS = {
     "purged": "No copy of a test scan was used for training.",
     "grouped": "No copy of a test scan was used for training.",
-    "official": "Many test scans have a copy among the training scans, so this number flatters the model.",
+    "official": LEAKY_SPLIT,
 }
+NOT_MEASURED = "How often this model is right has not been measured. Treat its answer as a demonstration only."
 
 
 def label_text(label: str) -> str:
@@ -101,55 +110,58 @@ def is_tumor(label: str) -> bool:
 
 
 def unknown_checkpoint(allowed: Sequence[str]) -> str:
-    """Say which checkpoints there are."""
+    """Return the error for a checkpoint that is not allowed."""
     return f"There is no such checkpoint here. Use one of: {', '.join(('default', *allowed))}."
 
 
 def unknown_method(methods: Sequence[str]) -> str:
-    """Say which methods there are."""
+    """Return the error for a method that does not exist."""
     return f"There is no such method. Use one of: {', '.join(methods)}."
 
 
 def checkpoint_text(checkpoint: str) -> str:
-    """Return a checkpoint's id as people read it: of a folder just the name, for where it lies is nobody's business."""
+    """Return a checkpoint's id for display: only the name of a folder, to never show server paths."""
     return Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint
 
 
 def stand_in(checkpoint: str, bundled: str) -> str:
-    """Say that a bundled checkpoint answers instead of one that was never fetched."""
+    """Return the warning that a bundled checkpoint answers in place of one that was never downloaded."""
     return (
         f"{checkpoint_text(checkpoint)} could not be fetched from the Hub yet, so {bundled} answers. "
-        "Try again in a few minutes for the model you chose."
+        "Try again in a few minutes to use the model you chose."
     )
 
 
 def revision_refused(checkpoint: str, revision: str) -> str:
-    """Say that the newest revision on the Hub is not used."""
+    """Return the warning that the newest revision on the Hub is not used."""
     return (
-        f"The newest revision of {checkpoint} on the Hub cannot be used, so the one before answers "
+        f"The newest revision of {checkpoint} on the Hub cannot be used, so the previous one answers "
         f"(revision {revision[:12]})."
     )
 
 
 def caption(method: Method, label: str, quality: Mapping | None) -> str:
-    """Say in HTML what a map shows, and how often such maps point at the tumour."""
+    """Return the HTML caption of a map: what it explains, what its colors mean, how often such maps are right."""
     colors = (
         "orange speaks for it, blue against it."
         if method.signed
-        else "the more orange, the more an area matters. This map does not tell for from against."
+        else "the more orange, the more an area matters. This method does not tell for from against."
     )
-    measured = f'<br><span class="fine-print">{escape(how_good(quality))}</span>' if is_tumor(label) else ""
-    return f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colors}{measured}"
+    details = f"{method.summary} {how_good(quality)}" if is_tumor(label) else method.summary
+    return (
+        f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colors}"
+        f'<br><span class="fine-print">{escape(details)}</span>'
+    )
 
 
 def how_good(quality: Mapping | None) -> str:
-    """Say how often the maps of a method point at the tumour, from what was measured for this model."""
+    """Return how often the maps of a method point at the tumor, as measured for this model."""
     pointing = (quality or {}).get("pointing_game")
     if not pointing:
         return "How often this method points at the tumor has not been measured for this model."
     return (
         f"In {_percent(pointing['value'])} of {pointing['n']:,} test scans with a marked tumor, the strongest point of "
-        f"this method's map lay inside the tumor (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
+        f"this method's map was inside the tumor (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
         f"{_percent(pointing['high'])})."
     )
 
@@ -159,78 +171,110 @@ def short_caption(method: Method, label: str, quality: Mapping | None) -> str:
     pointing = (quality or {}).get("pointing_game")
     if not pointing or not is_tumor(label):
         return method.title
-    return f"{method.title} (hit the tumor in {round(100 * pointing['value'])} of 100 test scans)"
+    return f"{method.title} (hit the tumor in {_of_100(pointing['value'])} test scans)"
 
 
 def gallery_label(label: str) -> str:
-    """Say what the maps side by side explain."""
-    return f"Every method, for {label_text(label)}"
+    """Return the heading of the maps side by side."""
+    return f"All methods, for {label_text(label)}"
 
 
 def channel_caption(number: int) -> str:
-    """Name a channel of the model's last layer."""
+    """Return the name of a channel of the model's last layer."""
     return f"channel {number}"
 
 
 def not_applicable(reasons: Mapping[str, str]) -> str:
-    """Say in HTML why some methods are missing among the maps side by side, "" where none is."""
+    """Return in HTML why some methods are missing among the maps side by side, "" if none is."""
     return "".join(
         f'<p class="fine-print">{escape(METHODS[key].title)}: {escape(why)}</p>' for key, why in reasons.items()
     )
 
 
 def disclaimer() -> str:
-    """Return the sentence that nobody may miss, as HTML."""
+    """Return the disclaimer as HTML."""
     first, second = DISCLAIMER
     return f'<p class="notice disclaimer" role="note"><strong>{first}</strong> {second}</p>'
 
 
 def empty_result() -> str:
-    """Return what stands in the place of an answer, as HTML."""
+    """Return the HTML shown in place of an answer."""
     return f'<p class="empty">{EMPTY_RESULT}</p>'
 
 
+def how_to_read() -> str:
+    """Return in Markdown how to read a map, and what each method shows."""
+    methods = "\n".join(f"- **{method.title}.** {method.summary}" for method in METHODS.values())
+    return f"{READING}\n{methods}"
+
+
 def progress(done: int, total: int, preview: str | None = None) -> str:
-    """Return a progress bar as HTML, with a picture (its address) of what is known by now."""
+    """Return a progress bar as HTML, with the map so far (the URL of its image) if there is one."""
     bar = f'<progress value="{done}" max="{total}" aria-label="Progress"></progress>'
-    picture = f'<img src="{preview}" alt="The map as far as it is known">' if preview else ""
-    return f"{bar} <span>{round(100 * done / total)} % done</span>{picture}"
+    image = f'<img src="{preview}" alt="The map so far">' if preview else ""
+    return f"{bar} <span>{round(100 * done / total)}\N{NO-BREAK SPACE}% done</span>{image}"
 
 
-def notices(warnings: Sequence[PredictionWarning]) -> str:
-    """Return the warnings of a prediction as HTML, "" where there are none."""
-    return "".join(f'<p class="notice" role="status">{escape(warning.message)}</p>' for warning in warnings)
+def warnings(messages: Sequence[PredictionWarning]) -> str:
+    """Return the warnings of a prediction as HTML, "" if there are none."""
+    return "".join(f'<p class="notice" role="status">{escape(warning.message)}</p>' for warning in messages)
 
 
-def refusal(sentence: str) -> str:
+def error(sentence: str) -> str:
     """Return what went wrong as HTML that screen readers announce."""
-    return f'<p class="notice refusal" role="alert">{escape(sentence)}</p>'
+    return f'<p class="notice error" role="alert">{escape(sentence)}</p>'
 
 
-def accuracy(metrics: Mapping) -> str:
-    """Say how often the model was right on which test scans, from the content of metrics.json."""
-    measured = metrics.get("test", {}).get("accuracy")
-    if measured is None:
-        return "Nobody has measured how often this model is right. Take its answer as a demonstration only."
-    sentence = (
-        f"This model was right on {_percent(measured['value'])} of {metrics['test']['n']:,} test scans "
-        f"(95\N{NO-BREAK SPACE}% interval {_percent(measured['low'])} to {_percent(measured['high'])})."
-    )
-    return f"{sentence} {SPLIT_TEXTS.get(metrics.get('split'), '')}".strip()
+def trust(label: str, metrics: Mapping) -> str:
+    """Return in Markdown how far to trust an answer, in whole numbers, from the content of metrics.json."""
+    measured = metrics.get("test", {})
+    if "accuracy" not in measured:
+        sentences = [NOT_MEASURED]
+    else:
+        sentences = [f"Right on {_of_100(measured['accuracy']['value'])} test scans of its own collection."]
+        if measured.get("tumor_miss_rate"):
+            sentences.append(f"It missed {_of_100(measured['tumor_miss_rate']['value'])} tumors there.")
+        if metrics.get("split") == "official":
+            sentences.append(LEAKY_SPLIT)
+    if not is_tumor(label):
+        sentences.append(NOT_RULED_OUT)
+    return " ".join(sentences)
 
 
-def about_model(info: CheckpointInfo, metrics: Mapping, warnings: Sequence[PredictionWarning] = ()) -> str:
-    """Describe a checkpoint in Markdown, with what must be known about it."""
-    text = accuracy(metrics)
-    missed = metrics.get("test", {}).get("tumor_miss_rate")
-    if missed:
-        text += (
-            f" It called {_percent(missed['value'])} of the scans with a tumour free of one "
-            f"({_percent(missed['low'])} to {_percent(missed['high'])})."
-        )
+def about_model(info: CheckpointInfo, metrics: Mapping, messages: Sequence[PredictionWarning] = ()) -> str:
+    """Return a description of a checkpoint in Markdown, with its measured numbers and its warnings."""
     facts = f"`{checkpoint_text(info.id)}` · {info.architecture} · revision `{info.revision}`"
-    return "\n\n".join([text, *(warning.message for warning in warnings), facts])
+    return "\n\n".join([_measured(metrics), *(warning.message for warning in messages), facts])
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+def _measured(metrics: Mapping) -> str:
+    """Return how often a model is right, with intervals and what kind of test scans these were."""
+    measured = metrics.get("test", {})
+    accuracy, missed = measured.get("accuracy"), measured.get("tumor_miss_rate")
+    if accuracy is None:
+        return NOT_MEASURED
+    sentences = [
+        f"This model was right on {_percent(accuracy['value'])} of {measured['n']:,} test scans "
+        f"({_interval(accuracy)})."
+    ]
+    if missed:
+        sentences.append(
+            f"In {_percent(missed['value'])} of the scans with a tumor it recognized none ({_interval(missed)})."
+        )
+    return " ".join([*sentences, SPLIT_TEXTS.get(metrics.get("split"), "")]).strip()
+
+
+def _interval(measured: Mapping) -> str:
+    return f"95\N{NO-BREAK SPACE}% interval {_percent(measured['low'])} to {_percent(measured['high'])}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _of_100(fraction: float) -> str:
+    """Return a measured fraction as people count; never all or none, which no sample can show."""
+    count = round(100 * fraction)
+    if count in (0, 100):
+        return "more than 99 of 100" if count else "fewer than 1 of 100"
+    return f"{count} of 100"

@@ -49,7 +49,7 @@ def visit(browser, address):
             "request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url, address) else None
         )
         page.goto(address)
-        page.locator("#picture input[type=file]").wait_for(state="attached")
+        page.locator("#image input[type=file]").wait_for(state="attached")
         return page
 
     yield open_page
@@ -64,7 +64,7 @@ def is_elsewhere(url: str, address: str) -> bool:
 
 def choose(page, path: Path) -> str:
     """Upload a picture and return the address of its map."""
-    page.locator("#picture input[type=file]").set_input_files(path)
+    page.locator("#image input[type=file]").set_input_files(path)
     page.locator("#overlay img").wait_for()
     return page.locator("#overlay img").get_attribute("src")
 
@@ -95,7 +95,7 @@ def test_a_bad_file_gets_a_sentence_and_takes_the_answer_away(visit, scan, tmp_p
     choose(page, scan)
     (tmp_path / "bad.png").write_bytes(b"")
     page.get_by_label("Remove Image").click()
-    page.locator("#picture input[type=file]").set_input_files(tmp_path / "bad.png")
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "bad.png")
     page.get_by_role("alert").wait_for()
     assert "The file is empty." in page.get_by_role("alert").inner_text()
     assert not page.locator("#overlay").is_visible()
@@ -123,7 +123,7 @@ def test_leaving_the_page_stops_the_work(visit, scan):
     choose_method(page, "Occlusion")
     page.locator("#start").click()
     page.locator("#progress progress").wait_for()
-    [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("work")]
+    [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("job")]
     page.close()
     thread.join(5)
     assert not thread.is_alive()

@@ -1,10 +1,12 @@
-"""The page on a free port of this machine, for tests, with tiny checkpoints that have learnt nothing."""
+"""The page on a free port of this machine, for tests, with tiny checkpoints that have learned nothing."""
 
 import asyncio
 import json
 import os
 import socket
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
 from brain_xai.ui.page import build_page, launch
+from brain_xai.ui.privacy import isolate_upload_folder
 
 METRICS = {
     "split": "purged",
@@ -53,14 +56,19 @@ def free_port() -> int:
 def served(*checkpoints: str) -> Iterator[tuple[gr.Blocks, str]]:
     """Serve the page with these checkpoints; yields the page and its address."""
 
-    async def start() -> tuple[
-        gr.Blocks, str
-    ]:  # without a running event loop gradio makes new ones and leaves them open
+    # Without a running event loop Gradio makes new ones and leaves them open.
+    async def start() -> tuple[gr.Blocks, str]:
+        isolate_upload_folder()
         page = build_page()
-        return page, launch(page, server_port=free_port(), prevent_thread_lock=True, quiet=True)[1]
+        while True:
+            try:
+                return page, launch(page, server_port=free_port(), prevent_thread_lock=True, quiet=True)[1]
+            except OSError:  # another process took the port first
+                continue
 
     before = dict(os.environ)
     os.environ["BRAIN_XAI_CHECKPOINTS"] = ",".join(checkpoints)
+    os.environ.pop("GRADIO_TEMP_DIR", None)  # a folder of its own for each page
     try:
         with ThreadPoolExecutor() as pool:  # playwright keeps a loop of its own running in the main thread
             page, address = pool.submit(asyncio.run, start()).result()
@@ -69,3 +77,23 @@ def served(*checkpoints: str) -> Iterator[tuple[gr.Blocks, str]]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def upload(path: Path) -> dict:
+    """Return what Gradio passes to a handler for an uploaded file."""
+    return {"path": str(path), "orig_name": path.name}
+
+
+def job_threads() -> list[threading.Thread]:
+    """Return the threads of the background jobs that are running."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("job")]
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> bool:
+    """Wait until a condition holds, long enough for a busy machine, and return whether it does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False

@@ -23,7 +23,7 @@ from brain_xai.checkpoint.catalog import bundled_checkpoints, checkpoint_folder
 from brain_xai.checkpoint.hub import HubUnreachable, cached
 from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.ui import api, hub_follower
-from brain_xai.ui.inputs import Refusal
+from brain_xai.ui.inputs import UserError
 from tests.helpers.at_hub import files_of, publish, use
 from tests.helpers.local_hub.__main__ import Hub, serve
 from tests.helpers.local_hub.store import File
@@ -254,7 +254,7 @@ def test_only_allowed_names_reach_the_hub(hub, files, scan, monkeypatch, repo):
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", repo)
     upload = {"path": str(scan), "orig_name": "scan.png"}
     for name in ("org/other", f"{repo}@main", f"{repo}/../other"):
-        with pytest.raises(Refusal, match="no such checkpoint"):
+        with pytest.raises(UserError, match="no such checkpoint"):
             api.predict(upload, name)
     assert hub.requests == []
 

@@ -13,17 +13,16 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from brain_xai.ui import handlers
+from brain_xai.ui.handlers import Question
 from tests.helpers.scans import make_scan
-from tests.helpers.served import save_tiny_checkpoint, served
+from tests.helpers.served import served, upload
 
-LABELS = ("glioma", "meningioma", "notumor", "pituitary")
 SCAN = make_scan("meningioma", 1, side=120)
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bad-input")
-    with served(save_tiny_checkpoint(folder / "tiny", LABELS)) as (_, address):
+def client(folder, tiny):
+    with served(tiny) as (_, address):
         yield Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
 
 
@@ -76,9 +75,9 @@ def bad(request, tmp_path) -> tuple[Path, str, str]:
 @pytest.mark.parametrize("endpoint", ["/predict", "/explain"])
 def test_through_the_api(endpoint, bad, client, capfd):
     file, wrong, to_do = bad
-    with pytest.raises(AppError) as refusal:
+    with pytest.raises(AppError) as error:
         client.predict(image=handle_file(file), api_name=endpoint)
-    sentence = refusal.value.message
+    sentence = error.value.message
     assert wrong in sentence
     assert to_do in sentence
     assert "/" not in sentence  # no path
@@ -88,23 +87,23 @@ def test_through_the_api(endpoint, bad, client, capfd):
 
 def test_on_the_page(bad, client):
     file, wrong, to_do = bad
-    shown = handlers.Shows(*handlers.show_new({"path": str(file)}, "default", 0.7, False, None)[2:])
-    assert wrong in shown.notice
-    assert to_do in shown.notice
-    assert shown.answer["visible"] is False
+    update = handlers.on_new_image(Question(upload(file)))
+    assert wrong in update.notice
+    assert to_do in update.notice
+    assert update.answer["visible"] is False
 
 
 @pytest.mark.parametrize("endpoint", ["/predict", "/explain"])
-def test_no_picture_at_all(endpoint, client):
-    with pytest.raises(AppError, match="There is no picture yet"):
+def test_no_image_at_all(endpoint, client):
+    with pytest.raises(AppError, match="There is no image yet"):
         client.predict(image=None, api_name=endpoint)
 
 
 def test_a_file_of_the_server_is_out_of_reach(client):
     stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}, "is_stream": True}
-    with pytest.raises(AppError) as refusal:
+    with pytest.raises(AppError) as error:
         client.predict(image={**stolen, "url": "file:///etc/passwd"}, api_name="/predict")
-    assert "root" not in str(refusal.value)
+    assert "root" not in str(error.value)
 
 
 def test_the_app_works_on_after_it(client, tmp_path):
@@ -129,7 +128,7 @@ def test_sixteen_bit_is_not_clipped_to_white(client, tmp_path):
     assert answers[0]["probabilities"] == pytest.approx(answers[1]["probabilities"], abs=0.01)
 
 
-def test_a_turned_photo_is_read_upright(client, tmp_path):
+def test_a_rotated_photo_is_read_upright(client, tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     wide = SCAN.resize((160, 100))

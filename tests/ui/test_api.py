@@ -1,0 +1,227 @@
+"""The endpoints: their contract, and one caller beside another."""
+
+import asyncio
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from brain_xai import METHODS, draw_overlay, explain, load_checkpoint
+from brain_xai.ui import api
+from brain_xai.ui.page import build_page
+from tests.helpers.at_hub import use
+from tests.helpers.scans import LABELS
+from tests.helpers.served import METRICS, free_port, job_threads, save_tiny_checkpoint, served, upload, wait_until
+
+POINTING = {"value": 0.744, "low": 0.69, "high": 0.791, "n": 300}
+
+
+@pytest.fixture(scope="module")
+def measured(folder) -> str:
+    """A checkpoint whose Grad-CAM was measured."""
+    checkpoint = Path(save_tiny_checkpoint(folder / "measured", LABELS))
+    digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    explanations = {"checkpoint": {"revision": digest[:12]}, "methods": {"grad_cam": {"pointing_game": POINTING}}}
+    (checkpoint / "explanations.json").write_text(json.dumps(explanations))
+    return str(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def address(tiny, slow, transformer, measured):
+    with served(tiny, slow, transformer, measured) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address, folder) -> Client:
+    return Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
+
+
+def assert_same_image(file: str, expected: Image.Image) -> None:
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        assert np.abs(np.asarray(image.convert("RGB"), dtype=int) - np.asarray(expected)).max() <= 1
+
+
+def test_predict(client, scan, tiny):
+    answer = client.predict(image=handle_file(scan), api_name="/predict")
+    classifier = load_checkpoint(tiny)
+    prediction = classifier.predict(scan)
+    assert list(answer) == ["label", "probabilities", "checkpoint", "input", "warnings", "seconds"]
+    assert answer["label"] == prediction.label
+    assert answer["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-6)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert answer["checkpoint"] == {"id": tiny, "revision": classifier.info.revision, "architecture": "test_resnet"}
+    assert answer["input"] == {"width": 90, "height": 90, "model_width": 64, "model_height": 64}
+    assert answer["warnings"] == []
+    assert answer["seconds"] > 0
+
+
+@pytest.mark.parametrize(("method", "target"), [("grad_cam", "predicted"), ("occlusion", "pituitary")])
+def test_explain(method, target, client, scan, tiny):
+    overlay, attribution, facts = client.predict(
+        image=handle_file(scan), method=method, target=target, api_name="/explain"
+    )
+    explanation = explain(load_checkpoint(tiny), scan, method, target)
+    values = np.load(attribution, allow_pickle=False)
+    assert values.dtype == np.float32
+    assert values.shape == (64, 64)
+    assert values == pytest.approx(explanation.attribution, abs=1e-5)
+    assert_same_image(overlay, draw_overlay(explanation))
+    assert list(facts) == [
+        *("method", "target", "label", "prediction", "unit", "scale"),
+        *("settings", "quality", "warnings", "checkpoint", "seconds"),
+    ]
+    assert (facts["method"], facts["label"]) == (method, explanation.label)
+    assert facts["unit"] == METHODS[method].unit
+    assert facts["scale"] == explanation.scale
+    assert facts["prediction"]["label"] == explanation.prediction.label
+    assert facts["prediction"]["probabilities"] == pytest.approx(explanation.prediction.probabilities, abs=1e-6)
+    assert LABELS[facts["target"]] == explanation.label
+    assert facts["quality"] is None
+    assert facts["checkpoint"]["id"] == tiny
+    if target != "predicted":
+        assert facts["label"] == target
+
+
+def test_compare(client, scan, tiny):
+    gallery, facts = client.predict(image=handle_file(scan), target="pituitary", api_name="/compare")
+    assert [entry["caption"] for entry in gallery] == list(facts["methods"]) == list(METHODS)
+    assert facts["not_applicable"] == {}
+    assert (facts["label"], LABELS[facts["target"]]) == ("pituitary", "pituitary")
+    classifier = load_checkpoint(tiny)
+    assert facts["prediction"]["label"] == classifier.predict(scan).label
+    for entry in gallery[:2]:
+        explanation = explain(classifier, scan, entry["caption"], "pituitary")
+        numbers = facts["methods"][entry["caption"]]
+        assert (numbers["unit"], numbers["scale"]) == (METHODS[explanation.method].unit, explanation.scale)
+        assert_same_image(entry["image"], draw_overlay(explanation))
+
+
+def test_compare_names_the_methods_that_cannot_work(client, scan, transformer):
+    gallery, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")
+    assert "test_vit has none" in facts["not_applicable"]["grad_cam"]
+    assert {entry["caption"] for entry in gallery} | set(facts["not_applicable"]) == set(METHODS)
+
+
+def test_the_measured_quality_of_a_method_comes_with_its_map(client, scan, measured):
+    *_, facts = client.predict(image=handle_file(scan), checkpoint=measured, api_name="/explain")
+    assert facts["quality"] == {"pointing_game": POINTING}
+
+
+def test_checkpoints(client, tiny, slow, transformer, measured):
+    listed = client.predict(api_name="/checkpoints")
+    assert [entry["id"] for entry in listed] == [tiny, slow, transformer, measured]  # the default first
+    assert listed[1]["label_names"] == ["low_grade", "high_grade"]
+    assert listed[0]["revision"] == load_checkpoint(tiny).info.revision
+    assert listed[0]["metrics"] == {key: value for key, value in METRICS.items() if key != "history"}
+
+
+def test_these_endpoints_and_no_others_are_public(client, address):
+    described = client.view_api(return_format="dict", print_info=False)
+    arguments = {
+        name: {parameter["parameter_name"]: parameter["parameter_default"] for parameter in endpoint["parameters"]}
+        for name, endpoint in described["named_endpoints"].items()
+    }
+    assert arguments == {
+        "/predict": {"image": None, "checkpoint": "default"},
+        "/explain": {"image": None, "checkpoint": "default", "method": "grad_cam", "target": "predicted"},
+        "/compare": {"image": None, "checkpoint": "default", "target": "predicted"},
+        "/checkpoints": {},
+    }
+    assert not described["unnamed_endpoints"]
+    config = httpx.get(f"{address}config").json()
+    callable_by_clients = {d["api_name"] for d in config["dependencies"] if d["api_visibility"] != "private"}
+    assert callable_by_clients == {"predict", "explain", "compare", "checkpoints"}
+
+
+def test_another_checkpoint_by_its_id(client, scan, slow):
+    answer = client.predict(image=handle_file(scan), checkpoint=slow, api_name="/predict")
+    assert set(answer["probabilities"]) == {"low_grade", "high_grade"}
+    assert answer["checkpoint"]["id"] == slow
+
+
+def test_only_allowed_checkpoints_reach_the_loader(client, scan, folder, tiny):
+    forbidden = save_tiny_checkpoint(folder / "forbidden", LABELS)
+    for name in (forbidden, f"{tiny}/../forbidden", "bundled/x", "org/repo", "", None, [tiny]):
+        with pytest.raises(AppError, match=re.escape(f"Use one of: default, {tiny},")) as error:
+            client.predict(image=handle_file(scan), checkpoint=name, api_name="/predict")
+        assert "forbidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ({"method": "magic"}, "no such method. Use one of: grad_cam, hires_cam"),
+        ({"method": ["grad_cam"]}, "no such method"),
+        ({"target": "notumour"}, "Use one of: predicted, glioma, meningioma, notumor, pituitary"),
+        ({"target": 4}, "not a class"),
+    ],
+)
+def test_arguments_that_do_not_exist_are_named(argument, sentence, client, scan):
+    with pytest.raises(AppError, match=sentence):
+        client.predict(image=handle_file(scan), api_name="/explain", **argument)
+
+
+def test_a_method_that_cannot_work_says_why(client, scan, transformer):
+    with pytest.raises(AppError, match=r"test_vit has none\. Use occlusion"):
+        client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/explain")
+    _, _, facts = client.predict(
+        image=handle_file(scan), checkpoint=transformer, method="occlusion", api_name="/explain"
+    )
+    assert facts["method"] == "occlusion"
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaks_no_path(folder, tiny, scan, monkeypatch, capfd):
+    broken = folder / "broken"
+    broken.mkdir()
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", f"{tiny},{broken}")
+    with pytest.raises(gr.Error, match="cannot be loaded at the moment") as error:
+        api.predict(upload(scan), str(broken))
+    assert str(folder) not in error.value.message
+    assert f"{broken} cannot be loaded" in capfd.readouterr().err  # the maintainer reads why
+    assert [entry["id"] for entry in api.checkpoints()] == [tiny]
+
+
+def test_another_model_never_answers_for_the_id_that_was_asked(scan, tmp_path, monkeypatch):
+    use(f"http://127.0.0.1:{free_port()}", tmp_path, monkeypatch)  # the Hub is away
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", "org/never-fetched")
+    for name in ("org/never-fetched", "default"):
+        with pytest.raises(gr.Error, match=r"No other model answers in its place\. Try again"):
+            api.predict(upload(scan), name)
+        with pytest.raises(gr.Error, match="No other model answers"):
+            asyncio.run(api.explain_image(upload(scan), name))
+    assert api.checkpoints() == []
+
+
+def test_no_checkpoint_at_all_ends_with_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.delenv("BRAIN_XAI_CHECKPOINTS", raising=False)
+    monkeypatch.setattr("brain_xai.checkpoint.catalog.BUNDLED", tmp_path)
+    with pytest.raises(SystemExit, match="no checkpoint to serve"):
+        build_page()
+
+
+def test_cancelling_the_job_stops_explain_on_the_server(client, scan, slow):
+    job = client.submit(image=handle_file(scan), checkpoint=slow, method="occlusion", api_name="/explain")
+    assert wait_until(job_threads)
+    job.cancel()
+    assert wait_until(lambda: not job_threads())
+    assert client.predict(image=handle_file(scan), api_name="/predict")["label"] in LABELS
+
+
+def test_a_slow_map_of_one_visitor_does_not_hold_up_another(address, client, scan, slow):
+    other = Client(address, verbose=False, analytics_enabled=False)
+    job = client.submit(image=handle_file(scan), checkpoint=slow, method="occlusion", api_name="/explain")
+    assert wait_until(job_threads)
+    other.predict(image=handle_file(scan), api_name="/predict")
+    assert not job.done()
+    job.cancel()
+    assert wait_until(lambda: not job_threads())
