@@ -1,243 +1,217 @@
-"""The end of a run: calibrate on validation, write the checkpoint, measure what was written, draw and describe it."""
+"""The end of a run: calibrate on validation, write the checkpoint, measure what was written, write the report."""
 
 import copy
 import json
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from PIL import Image
-from safetensors.torch import load_file
 
 from brain_xai.checkpoint.catalog import load_checkpoint
 from brain_xai.checkpoint.folder import save_checkpoint
-from brain_xai.classifier import Classifier
-from brain_xai.explanation import MethodNotApplicable, explain
-from brain_xai.methods import METHODS
-from brain_xai.preprocess import Preprocessing
+from brain_xai.classifier import CheckpointInfo, Classifier
 from training.data.duplicate_groups import duplicate_report
-from training.data.loader import ToInput
-from training.data.sources import Scans
-from training.data.splits import Splits
-from training.evaluation.calibration import fit_temperature
+from training.data.splits import TrainingData
+from training.evaluation.calibration import attribution_scales, fit_temperature
 from training.evaluation.metrics import Bootstrap, ClassificationMetrics
-from training.learning.model import center_head
+from training.learning.loop import Training, model_only_throughput
+from training.learning.model import InitialWeights, center_head
 from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
-from training.learning.state import clear_state
+from training.learning.state import TrainingState
 from training.publish import push_after_training
 from training.report.card import card_of
 from training.report.figures import save_figures
 from training.report.maps import PredictedScans, save_maps
 
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
-# Maps of up to so many validation pictures set the scale of a method's colours; of a dear method so many as its cost in
-# forward passes allows.
-SCALE_PICTURES = 200
-SCALE_FORWARD_PASSES = 1600
 
 
-def finish(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    preprocessing: Preprocessing,
-    scans: Scans,
-    groups: np.ndarray,
-    splits: Splits,
-    history: list[dict],
-    start: str,
-    earlier: dict | None = None,
-) -> None:
-    """Turn the best epoch into the checkpoint folder `config.output_dir`; the test split is used here, once.
-
-    `start` says what the weights began as; `earlier` is the metrics.json of the run they came from, if there was one.
-    """
-    accelerator.wait_for_everyone()
-    if not accelerator.is_main_process:
+def finish(training: Training, data: TrainingData, state: TrainingState, initial_weights: InitialWeights) -> None:
+    """Turn the best epoch into the checkpoint folder `state.folder`; the test split is used here, once."""
+    training.accelerator.wait_for_everyone()
+    if not training.accelerator.is_main_process:
         return
-    folder = Path(config.output_dir)
-    model.load_state_dict(load_file(folder / "best.safetensors"))
-    center_head(model)
-    model.eval()
-    to_input = ToInput(preprocessing, accelerator.device)
-    speed = bare_speed(model, config.batch_size, preprocessing.size[0], accelerator.device)
+    settings, folder = training.settings, state.folder
+    center_head(training.load_best(folder))
+    throughput = model_only_throughput(training)
 
-    logits = predict(model, scans, splits.validation, to_input)
-    section = {"temperature": fit_temperature(logits, torch.tensor(scans.labels[splits.validation]))}
-    section |= {"training": settings_record(config)}
-    classifier = write_checkpoint(config, model, preprocessing, scans, splits.validation, logits, section)
-
-    on_device = copy.deepcopy(classifier.model).to(accelerator.device)
-    temperature = classifier.temperature
-    measured = {"validation": splits.validation, "test": splits.test}
-    answers = {name: predict(on_device, scans, indices, to_input) for name, indices in measured.items()}
-    results = {
-        name: measure(answers[name] / temperature, scans, groups, indices, config) for name, indices in measured.items()
+    classifier, metadata = calibrate(training, data)
+    write_checkpoint(folder, classifier, metadata, settings)
+    stored = load_checkpoint(folder)
+    predictions = {
+        name: predict(stored, training, data, indices)
+        for name, indices in (("validation", data.splits.validation), ("test", data.splits.test))
     }
-    commands = [command_of(config)]
-    training = describe_training(history, speed, accelerator)
-    if earlier is not None:
-        commands.insert(0, command_without_paths(earlier["command"]))
-        start = f"{earlier['init']}; then {start}"
-        training["seconds"] += earlier["training"]["seconds"]
-    metrics = {
-        "split": config.split,
-        "seed": config.seed,
-        "command": "\n".join(commands),
-        "init": start,
-        "data": describe_data(config, scans, groups, splits),
-        "training": training,
-        "versions": {name: version(name) for name in VERSIONS_OF},
-        **results,
-        "history": history,
-    }
+    results = {name: measure(answers, data, settings) for name, answers in predictions.items()}
+    metrics = run_record(settings, data, initial_weights) | results
+    metrics["training"] = describe_training(training, state, throughput)
+    metrics["history"] = state.history
+    if initial_weights.earlier is not None:
+        metrics = continued(metrics, initial_weights.earlier)
     write_json(folder / "metrics.json", metrics)
-    save_figures(metrics, folder / "figures")
-    write_examples(folder, scans, splits.test, config.seed)
-    tested = PredictedScans(scans.pixels[splits.test], scans.labels[splits.test], answers["test"].argmax(dim=1).numpy())
-    save_maps(classifier, tested, config.seed, folder / "figures" / "maps.png")
-    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
-    clear_state(folder)
-    report(folder, metrics)
-    if config.push_to_hub:
-        push_after_training(folder, config.push_to_hub, config.private, config.revision)
+    write_report(folder, data, predictions["test"], settings)
+    state.clear()
+    print_results(folder, metrics)
+    if settings.push_to_hub:
+        push_after_training(folder, settings.push_to_hub, settings.private, settings.revision)
 
 
-@torch.inference_mode()
-def predict(model: torch.nn.Module, scans: Scans, indices: np.ndarray, to_input: ToInput) -> torch.Tensor:
-    """Return float32 logits [n, classes] on the CPU."""
-    batches = np.array_split(indices, -(-len(indices) // 64))
-    pixels = (torch.tensor(scans.pixels[batch])[:, None].to(to_input.mean.device).float() / 255 for batch in batches)
-    return torch.cat([model(to_input(images)).float().cpu() for images in pixels])
+@dataclass(frozen=True)
+class Predictions:
+    """Calibrated `probabilities` float64 [n, classes] of the images `indices` int64 [n]."""
+
+    indices: np.ndarray
+    probabilities: np.ndarray
 
 
-def write_checkpoint(
-    config: TrainConfig,
-    model: torch.nn.Module,
-    preprocessing: Preprocessing,
-    scans: Scans,
-    validation: np.ndarray,
-    logits: torch.Tensor,
-    section: dict,
-) -> Classifier:
-    """Save in half precision where that changes no validation answer, else in full; add the scales of the maps."""
-    folder = Path(config.output_dir)
-
-    def save(dtype: torch.dtype) -> Classifier:
-        save_checkpoint(
-            folder,
-            model,
-            label_names=scans.label_names,
-            preprocessing=preprocessing,
-            model_args=json.loads(config.model_args),
-            brain_xai=section,
-            dtype=dtype,
-        )
-        return load_checkpoint(folder)
-
-    dtype = torch.float16
-    classifier = save(dtype)
-    stored = predict(classifier.model, scans, validation, ToInput(preprocessing, torch.device("cpu")))
-    if not torch.equal(stored.argmax(dim=1), logits.argmax(dim=1)):
-        dtype = torch.float32
-        classifier = save(dtype)
-    section["stored_as"] = str(dtype).removeprefix("torch.")
-    section["attribution_scale"] = attribution_scales(classifier, [scans.pixels[i] for i in validation])
-    return save(dtype)
+def logits_of(model: torch.nn.Module, training: Training, data: TrainingData, indices: np.ndarray) -> torch.Tensor:
+    """Return float32 logits [n, classes] on the CPU; `model` is moved to the device of the training."""
+    # Moved outside inference mode, in which the copied weights could never get gradients again.
+    model = model.to(device := training.accelerator.device)
+    batches = np.array_split(indices, -(-len(indices) // training.settings.evaluation_batch_size))
+    with torch.inference_mode():
+        pixels = (torch.tensor(data.scans.pixels[batch])[:, None].to(device).float() / 255 for batch in batches)
+        return torch.cat([model(training.normalize(images)).float().cpu() for images in pixels])
 
 
-def attribution_scales(classifier: Classifier, pictures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return per method how strong (in its unit) the strongest half per cent of a map is: the median over the pictures.
+def calibrate(training: Training, data: TrainingData) -> tuple[Classifier, dict]:
+    """Return the classifier as it will be stored, and what config.json records about it.
 
-    It is what the overlay draws in full colour, so that maps of different pictures can be compared. The single
-    strongest pixel would say too little: grainy maps have a few far above the rest, and would look empty.
+    The weights are stored in half precision if that changes no answer on validation, else in full precision.
     """
-    scales = {}
-    for key, method in METHODS.items():
-        count = min(len(pictures), SCALE_PICTURES, SCALE_FORWARD_PASSES // method.forward_passes)
-        chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
-        try:
-            maps = [explain(classifier, Image.fromarray(pictures[i]), key).attribution for i in chosen]
-        except MethodNotApplicable:
-            continue
-        scales[key] = float(np.median([np.quantile(np.abs(attribution), 0.995) for attribution in maps]))
-    return {method: scale for method, scale in scales.items() if scale > 0}
+    scans, validation = data.scans, data.splits.validation
+    model, stored_as = training.averaged, "float32"
+    rounded = copy.deepcopy(model)
+    for value in rounded.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(value.half())
+    logits, rounded_logits = (logits_of(each, training, data, validation) for each in (model, rounded))
+    if torch.equal(logits.argmax(dim=1), rounded_logits.argmax(dim=1)):
+        model, logits, stored_as = rounded, rounded_logits, "float16"
+    classifier = Classifier(
+        model=model.cpu().eval().requires_grad_(False),
+        label_names=scans.label_names,
+        preprocessing=training.preprocessing,
+        info=CheckpointInfo("training", "0", model.pretrained_cfg["architecture"]),
+        temperature=fit_temperature(logits, torch.tensor(scans.labels[validation])),
+    )
+    return classifier, {
+        "temperature": classifier.temperature,
+        "training": settings_record(training.settings),
+        "stored_as": stored_as,
+        "attribution_scale": attribution_scales(classifier, [scans.pixels[i] for i in validation]),
+    }
 
 
-def measure(logits: torch.Tensor, scans: Scans, groups: np.ndarray, indices: np.ndarray, config: TrainConfig) -> dict:
-    """Return every metric of one split from calibrated logits [n, classes]."""
-    names = scans.label_names
-    return ClassificationMetrics(keep_in_memory=True).compute(
-        probabilities=torch.softmax(logits.double(), dim=1).numpy(),
-        references=scans.labels[indices],
-        groups=groups[indices],
-        label_names=list(names),
-        no_tumor_label=names.index(config.no_tumor_label) if config.no_tumor_label in names else None,
-        bootstrap=Bootstrap(seed=config.seed),
+def write_checkpoint(folder: Path, classifier: Classifier, metadata: dict, settings: TrainConfig) -> None:
+    """Write config.json and model.safetensors."""
+    save_checkpoint(
+        folder,
+        classifier.model,
+        label_names=classifier.label_names,
+        preprocessing=classifier.preprocessing,
+        model_args=settings.timm_args,
+        brain_xai=metadata,
+        dtype=getattr(torch, metadata["stored_as"]),
     )
 
 
-def bare_speed(model: torch.nn.Module, batch_size: int, size: int, device: torch.device, steps: int = 5) -> float:
-    """Return training pictures per second of the model alone, on one batch that is already there (best of `steps`)."""
-    model = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW(model.parameters())
-    pixel_values = torch.randn(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    seconds = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        model(pixel_values).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return batch_size / min(seconds)
+def predict(classifier: Classifier, training: Training, data: TrainingData, indices: np.ndarray) -> Predictions:
+    """Return the calibrated answers of the stored checkpoint."""
+    logits = logits_of(copy.deepcopy(classifier.model), training, data, indices)
+    return Predictions(indices, torch.softmax(logits.double() / classifier.temperature, dim=1).numpy())
 
 
-def describe_data(config: TrainConfig, scans: Scans, groups: np.ndarray, splits: Splits) -> dict:
-    report = duplicate_report(groups, scans.labels, scans.label_names, scans.official_split)
-    numbers = ("images", "distinct_pictures", "test_images", "test_images_with_copy_in_train")
+def measure(answers: Predictions, data: TrainingData, settings: TrainConfig) -> dict:
+    """Return every metric of one split."""
+    names = data.scans.label_names
+    return ClassificationMetrics(keep_in_memory=True).compute(
+        probabilities=answers.probabilities,
+        references=data.scans.labels[answers.indices],
+        groups=data.groups[answers.indices],
+        label_names=list(names),
+        no_tumor_label=names.index(settings.no_tumor_label) if settings.no_tumor_label in names else None,
+        bootstrap=Bootstrap(seed=settings.seed),
+    )
+
+
+def run_record(settings: TrainConfig, data: TrainingData, initial_weights: InitialWeights) -> dict:
+    """Return what metrics.json says about how the run can be repeated."""
     return {
-        "source": config.dataset or config.kaggle or Path(config.data_dir).resolve().name,
-        "fingerprint": scans.fingerprint,
-        **{key: report[key] for key in numbers},
-        "left_out": len(scans.left_out),
-        "n": {name: len(indices) for name, indices in vars(splits).items()},
+        "split": settings.split,
+        "seed": settings.seed,
+        "command": command_of(settings),
+        "init": initial_weights.init_from,
+        "data": describe_data(settings, data),
+        "versions": {name: version(name) for name in VERSIONS_OF},
     }
 
 
-def describe_training(history: list[dict], speed: float, accelerator: Accelerator) -> dict:
+def continued(metrics: dict, earlier: dict) -> dict:
+    """Return the metrics.json of a run that started from the weights of an `earlier` one: commands and times add up."""
+    seconds = earlier["training"]["seconds"] + metrics["training"]["seconds"]
+    return metrics | {
+        "command": f"{command_without_paths(earlier['command'])}\n{metrics['command']}",
+        "init": f"{earlier['init']}; then {metrics['init']}",
+        "training": metrics["training"] | {"seconds": seconds},
+    }
+
+
+def describe_data(settings: TrainConfig, data: TrainingData) -> dict:
+    """Return source, fingerprint and numbers of images and duplicates."""
+    scans = data.scans
+    report = duplicate_report(data.groups, scans.labels, scans.label_names, scans.official_split)
+    numbers = ("images", "distinct_pictures", "test_images", "test_images_with_copy_in_train")
+    return {
+        "source": settings.dataset or settings.kaggle or Path(settings.data_dir).resolve().name,
+        "fingerprint": scans.fingerprint,
+        **{key: report[key] for key in numbers},
+        "left_out": len(scans.left_out),
+        "n": data.identity.sizes,
+    }
+
+
+def describe_training(training: Training, state: TrainingState, throughput: float) -> dict:
+    """Return how long the run took and on what; `throughput` is the images per second of the bare model."""
+    history, accelerator = state.history, training.accelerator
     last_size = [row for row in history if row["size"] == history[-1]["size"]]
     return {
         "seconds": sum(row["seconds"] for row in history),
         "images_per_second": max(row["images_per_second"] for row in last_size),
-        "bare_images_per_second": speed * accelerator.num_processes,
+        "bare_images_per_second": throughput * accelerator.num_processes,
         "data_wait_share": float(np.mean([row["data_wait_share"] for row in history])),
         "epochs": len(history),
-        "best_epoch": max(history, key=lambda row: row["validation_macro_f1"])["epoch"],
+        "best_epoch": state.best["epoch"],
         "device": str(accelerator.device.type),
         "processes": accelerator.num_processes,
     }
 
 
-def write_examples(folder: Path, scans: Scans, test: np.ndarray, seed: int) -> None:
-    """Put one test picture of each class, drawn by seed, into `examples/`."""
+def write_report(folder: Path, data: TrainingData, tested: Predictions, settings: TrainConfig) -> None:
+    """Draw the figures, save one test image of each class as an example, and write the model card."""
+    scans, metrics = data.scans, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    save_figures(metrics, folder / "figures")
     (folder / "examples").mkdir(exist_ok=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(settings.seed)
     for index, label in enumerate(scans.label_names):
-        chosen = random.choice(test[scans.labels[test] == index])
+        chosen = random.choice(tested.indices[scans.labels[tested.indices] == index])
         Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{label}.png")
+    predicted = tested.probabilities.argmax(axis=1)
+    answers = PredictedScans(scans.pixels[tested.indices], scans.labels[tested.indices], predicted)
+    save_maps(load_checkpoint(folder), answers, settings.seed, folder / "figures" / "maps.png")
+    (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 
 def write_json(file: Path, content: dict) -> None:
+    """Write `content` as indented JSON."""
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def report(folder: Path, metrics: dict) -> None:
+def print_results(folder: Path, metrics: dict) -> None:
+    """Print the main results on the test split and where the checkpoint is."""
     test = metrics["test"]
     for name in ("accuracy", "macro_f1", "tumor_miss_rate", "ece"):
         if test[name] is not None:

@@ -1,6 +1,5 @@
 """Tumour boxes in training: masks where the boxes are, moved with the picture, and a loss that is right by hand."""
 
-import json
 import math
 
 import numpy as np
@@ -9,14 +8,11 @@ import timm
 import torch
 
 from brain_xai.preprocess import Preprocessing
-from tests.end_to_end.test_train import run
-from tests.helpers.scans import LABELS, write_scans
 from training.data.augment import augment
 from training.data.boxes import box_masks, load_boxes
 from training.data.loader import ScanDataset
 from training.data.sources import DataError
 from training.learning.losses import BoxLoss
-from training.learning.model import center_head
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 NONE = [math.nan] * 4
@@ -72,7 +68,7 @@ def test_masks_move_with_the_picture_and_keep_their_values():
 def test_the_data_set_draws_the_mask_of_each_picture():
     pixels = np.full((3, 8, 8), 7, dtype=np.uint8)
     data = ScanDataset(pixels, np.zeros(3, dtype=np.int64), 8, np.array([NONE, [0, 0, 0.5, 1], NONE], np.float32))
-    batch, _, _ = data.__getitems__([2, 1])
+    batch, _ = data.__getitems__([2, 1])
     assert batch.shape == (2, 2, 8, 8)
     assert (batch[:, 0] == 7).all()
     assert not batch[0, 1].any()
@@ -125,17 +121,6 @@ def test_the_strength_of_the_map_does_not_count():
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_centred_head_gives_the_same_probabilities():
-    model = make_model().eval()
-    pixels = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        before = model(pixels).softmax(dim=1)
-        center_head(model)
-        logits = model(pixels)
-    assert torch.allclose(logits.softmax(dim=1), before, atol=1e-6)
-    assert logits.sum(dim=1).abs().max() < 1e-5
-
-
 def test_pictures_without_a_box_count_for_nothing():
     model = make_model()
     place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
@@ -169,15 +154,5 @@ def test_following_the_loss_moves_the_evidence_into_the_box():
 
 def test_another_head_is_refused():
     model = timm.create_model("test_vit", num_classes=3, img_size=64)
-    with pytest.raises(DataError, match="needs an average and a linear layer"):
+    with pytest.raises(DataError, match="needs global average pooling and a linear layer"):
         BoxLoss(model, Preprocessing((64, 64), **PLAIN))
-
-
-def test_a_run_with_boxes_tells_so(tmp_path):
-    data = write_scans(tmp_path / "data", train=20, test=5)
-    names = [f"Training/{label}/{label}_{seed:03d}.png" for label in LABELS for seed in range(20)]
-    file = boxes_file(tmp_path, [f"{name},x,0.2,0.2,0.8,0.8" for name in names if "notumor" not in name])
-    output = tmp_path / "run"
-    done = run(data, output, "--boxes", str(file), "--sizes", "32:1,48:1")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((output / "config.json").read_text())["brain_xai"]["training"]["boxes"] == "boxes.csv"

@@ -1,22 +1,37 @@
-"""Batches straight from the decoded scans: no worker processes, no file is opened during an epoch."""
+"""Batches straight from the decoded scans: no worker processes, and no file is opened during an epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from brain_xai.preprocess import Preprocessing
-from training.data.boxes import box_masks
+from training.data.boxes import box_masks, load_boxes
+from training.data.sources import DataError
+from training.data.splits import TrainingData
+from training.learning.settings import TrainConfig
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+class Batch(NamedTuple):
+    """Images of one size with their labels.
+
+    `pixels` uint8 [N, 1, S, S], with a second channel for the box masks (255 inside) if there are boxes;
+    `labels` int64 [N].
+    """
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
 
 
 class ScanDataset(Dataset):
-    """Decoded scans of one size, given out in whole batches: images uint8 [N, 1, S, S], labels [N], indices [N].
+    """Decoded scans of one size, served in whole batches.
 
-    With `boxes` [n, 4] (see `load_boxes`) a second channel holds the mask of each picture's box, 255 inside.
+    With `boxes` [n, 4] (see `load_boxes`), a second channel holds the mask of each image's box.
     """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, size: int, boxes: np.ndarray | None = None):
@@ -27,18 +42,18 @@ class ScanDataset(Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        chosen = torch.tensor(indices)
+        chosen = torch.as_tensor(indices)
         pixels = self.pixels[chosen]
         if self.boxes is not None:
             masks = box_masks(self.boxes[chosen], pixels.shape[-1]).mul(255).round().byte()
             pixels = torch.cat([pixels, masks], dim=1)
-        return pixels, self.labels[chosen], chosen
+        return Batch(pixels, self.labels[chosen])
 
 
 class EpochSampler:
-    """Yields the indices of one epoch in an order that depends on `seed` and `epoch` alone.
+    """Yields the indices of one epoch in an order that depends only on `seed` and `epoch`.
 
-    With `one_per_picture` an epoch holds one picture of each duplicate group, another one each time.
+    With `one_per_picture`, an epoch holds one image of each duplicate group, drawn anew for each epoch.
     """
 
     def __init__(self, indices: np.ndarray, groups: np.ndarray, one_per_picture: bool, seed: int):
@@ -54,29 +69,62 @@ class EpochSampler:
         return iter(self.indices[order[np.sort(first_of_group)]].tolist())
 
 
-class ToInput:
-    """Turns float32 grey images [N, 1, S, S] in [0, 1] into the model's normalised channels-last input."""
+class Normalize(torch.nn.Module):
+    """Turns gray images float32 [N, 1, S, S] in [0, 1] into a model's normalized channels-last input [N, 3, S, S]."""
 
-    def __init__(self, preprocessing: Preprocessing, device: torch.device):
-        self.mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
+    def __init__(self, preprocessing: Preprocessing):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
 
-def train_loader(dataset: ScanDataset, sampler: EpochSampler, batch_size: int) -> DataLoader:
-    """Return full batches only: a last batch of one would break batch normalisation."""
-    batch_size = min(batch_size, len(sampler))
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, collate_fn=_as_it_is, drop_last=True)
+@dataclass(frozen=True)
+class Loaders:
+    """The prepared batches of a run: `training` by image size, `validation`, and what orders the training images."""
+
+    training: Mapping[int, DataLoader]
+    validation: DataLoader
+    sampler: EpochSampler
+
+    def of_epoch(self, epoch: int, size: int) -> DataLoader:
+        """Return the training batches of one epoch."""
+        self.sampler.epoch = epoch
+        return self.training[size]
 
 
-def evaluation_loader(dataset: ScanDataset, indices: Sequence[int], batch_size: int) -> DataLoader:
-    """Return every index once, in order."""
-    return DataLoader(dataset, batch_size=batch_size, sampler=list(map(int, indices)), collate_fn=_as_it_is)
+def build_loaders(settings: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:
+    """Return the batches of this process; raises `DataError` if a process would get none."""
+    scans, splits, sizes = data.scans, data.splits, settings.epoch_sizes
+    sampler = EpochSampler(splits.train, data.groups, settings.one_per_picture, settings.seed)
+    boxes = load_boxes(settings.boxes, scans.files) if settings.boxes else None
+    datasets = {size: ScanDataset(scans.pixels, scans.labels, size, boxes) for size in set(sizes)}
+    batch_size = min(settings.batch_size, len(sampler))
+    batches, processes = len(sampler) // batch_size, accelerator.num_processes
+    if batches < processes:
+        raise DataError(
+            f"{len(sampler)} training images make {batches} batches of {batch_size}, too few for {processes} processes."
+            f" Use a --batch-size of at most {len(sampler) // processes}, or fewer processes."
+        )
+    validation = Subset(datasets[sizes[-1]], splits.validation)
+    return Loaders(
+        training={
+            # Full batches only: batch normalization fails on a last batch of one.
+            size: accelerator.prepare(_loader(dataset, batch_size, sampler=sampler, drop_last=True))
+            for size, dataset in datasets.items()
+        },
+        validation=accelerator.prepare(_loader(validation, settings.evaluation_batch_size)),
+        sampler=sampler,
+    )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _loader(dataset: Dataset, batch_size: int, **more) -> DataLoader:
+    return DataLoader(dataset, batch_size=batch_size, collate_fn=_identity, **more)
+
+
+def _identity(batch: Batch) -> Batch:
     return batch
 
 

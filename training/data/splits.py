@@ -37,6 +37,21 @@ class SplitIdentity:
         """Read the identity from the content of metrics.json; raises `KeyError` if it is not recorded."""
         return cls(metrics["split"], metrics["seed"], metrics["data"]["fingerprint"], metrics["data"]["n"])
 
+    @classmethod
+    def of_splits(cls, splits: Splits, split: str, seed: int, scans: Scans) -> "SplitIdentity":
+        """Return the identity of `splits`, which were drawn from `scans`."""
+        return cls(split, seed, scans.fingerprint, {name: len(indices) for name, indices in vars(splits).items()})
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run is trained and measured on; `groups` int64 [n] are the duplicate groups of the scans."""
+
+    scans: Scans
+    groups: np.ndarray
+    splits: Splits
+    identity: SplitIdentity
+
 
 def split_scans(
     scans: Scans,

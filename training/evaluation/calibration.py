@@ -1,14 +1,35 @@
-"""How far an answer can be trusted: probabilities that mean what they say."""
+"""What is fitted on validation images after training: the temperature, and the color scale of each method's maps."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
+
+from brain_xai.classifier import Classifier
+from brain_xai.explanation import MethodNotApplicable, explain
+from brain_xai.methods import METHODS
+
+TEMPERATURE_RANGE = (0.05, 20.0)
+# Largest number of images that set a method's color scale, and of forward passes spent on them: fewer images for
+# expensive methods.
+SCALE_IMAGES = 200
+SCALE_FORWARD_PASSES = 1600
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the temperature that minimises the negative log-likelihood of softmax(logits / temperature).
+    """Return the temperature that minimizes the negative log-likelihood of softmax(logits / temperature).
 
-    `logits` float [N, classes] and `targets` int64 [N] must come from pictures the model was not trained on.
-    Between 0.05 and 20; 1 where nothing can be fitted. Source: Guo et al. 2017, arXiv 1706.04599.
+    Args:
+        logits: float [N, classes] of images that the model was not trained on.
+        targets: int64 [N], the true classes.
+
+    Returns:
+        A number within `TEMPERATURE_RANGE`; 1 if the fit does not converge to a number.
+
+    Reference:
+        Guo et al. 2017, arXiv 1706.04599.
     """
     logits = logits.double()
     log_temperature = torch.zeros((), dtype=torch.double, requires_grad=True)
@@ -21,5 +42,31 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    temperature = log_temperature.exp().item()
-    return min(max(temperature, 0.05), 20.0) if temperature == temperature else 1.0
+    temperature = log_temperature.detach().exp()
+    return temperature.clamp(*TEMPERATURE_RANGE).item() if temperature.isfinite() else 1.0
+
+
+def attribution_scales(classifier: Classifier, images: Sequence[np.ndarray]) -> dict[str, float]:
+    """Return, per applicable method, the attribution that overlays draw in full color.
+
+    It is the median over the images of the 99.5th percentile of the absolute attribution, so that maps of different
+    images can be compared. The maximum would be a poor scale: grainy maps have a few pixels far above the rest and
+    would look empty.
+
+    Args:
+        classifier: The calibrated classifier.
+        images: uint8 [H, W] gray validation images, in the size the model sees.
+
+    Returns:
+        {method: scale}, scale > 0 in the method's unit.
+    """
+    scales = {}
+    for key, method in METHODS.items():
+        count = min(len(images), SCALE_IMAGES, SCALE_FORWARD_PASSES // method.forward_passes)
+        chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
+        try:
+            maps = [explain(classifier, Image.fromarray(images[i]), key).attribution for i in chosen]
+        except MethodNotApplicable:
+            continue
+        scales[key] = float(np.median([np.quantile(np.abs(attribution), 0.995) for attribution in maps]))
+    return {method: scale for method, scale in scales.items() if scale > 0}

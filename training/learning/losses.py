@@ -9,82 +9,121 @@ from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import target_layer
 from brain_xai.preprocess import Preprocessing
+from training.data.loader import Normalize
 from training.data.sources import DataError
+from training.learning.settings import TrainConfig
 
 
 class BoxLoss:
-    """Punishes evidence for a scan's class that does not come from inside its tumour box.
+    """Penalizes evidence for an image's class that comes from outside its tumor box.
 
-    It is the negative logarithm of the share that the evidence for the class inside the box (softplus, so that none is
-    lost) has in this and all evidence, for or against, outside; on the class-activation map as it is drawn, however
-    strong that is, and 0 for a batch without boxes. Where the head is an average and a linear layer, that map is all
-    the logit is made of, so the answer itself comes to rest on the tumour. What a cell adds to all logits alike changes
-    no probability and is not counted: else a model would hide evidence behind it.
+    With the class-activation map a as it is drawn, in multiples of its mean strength:
+    loss = -log(sum_inside softplus(a) / (sum_inside softplus(a) + sum_outside |a|)), averaged over the images with a
+    box. Softplus keeps a gradient where evidence inside the box is negative; dividing by the mean makes the loss
+    independent of the map's strength, because otherwise an empty map would be optimal. If the head is global average
+    pooling and a linear layer, the map is all that the logit consists of.
+    The mean over the classes is subtracted from the head's weights: evidence that is equal for all classes changes no
+    probability, and a model could hide evidence in it.
+
     Related: Ross et al. 2017, arXiv 1703.03717 (right for the right reasons); Li et al. 2018, arXiv 1802.10171.
     """
 
     def __init__(self, model: torch.nn.Module, preprocessing: Preprocessing):
-        """Listen to the unwrapped `model` that is trained; raises `DataError` where its head is another one."""
-        classes = model.num_classes
+        """Hook the unwrapped `model` that is trained; raises `DataError` if it has another kind of head."""
         info = CheckpointInfo("training", "0", model.pretrained_cfg["architecture"])
-        still = copy.deepcopy(model).eval()
-        self._layer = target_layer(Classifier(still, tuple(map(str, range(classes))), preprocessing, info))
+        # The layer is measured on a copy on the CPU, wherever and in whatever mode the model is.
+        probe = copy.deepcopy(model).cpu().eval()
+        self._layer = target_layer(Classifier(probe, tuple(map(str, range(model.num_classes))), preprocessing, info))
         self._head = model.get_classifier()
         if self._layer is None or not isinstance(self._head, torch.nn.Linear):
-            raise DataError(f"--boxes needs an average and a linear layer as head; {info.architecture} has others.")
-        model.get_submodule(self._layer.name).register_forward_hook(self._keep)
+            raise DataError(f"--boxes needs global average pooling and a linear layer; {info.architecture} has others.")
+        self._hook = model.get_submodule(self._layer.name).register_forward_hook(self._keep)
+
+    def remove_hook(self) -> None:
+        """Leave the model as it was; the loss cannot be used any more."""
+        self._hook.remove()
 
     def _keep(self, module: torch.nn.Module, inputs: tuple, features: torch.Tensor) -> None:
         self._features = features
 
     def __call__(self, labels: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """Return the loss of the batch that went through the model last; `masks` [N, 1, H, W] are its boxes."""
-        boxed = masks.flatten(1).sum(dim=1) > 1  # one pixel at least is left after turning and shifting
+        """Return the loss of the last batch that the model was called with.
+
+        Args:
+            labels: int64 [N].
+            masks: float32 [N, 1, H, W], 1 inside the box; all 0 for images without a box.
+
+        Returns:
+            A scalar, at least 0; exactly 0 for a batch without boxes.
+        """
         features, self._features = self._features.float(), None
-        if not boxed.any():
-            return features.new_zeros(())
         weight = self._head.weight.float()
-        weight = (weight - weight.mean(dim=0))[labels[boxed]]
-        cells = torch.einsum("nchw,nc->nhw", features[boxed], weight)
-        evidence, inside = resample_to_image(cells[:, None], self._layer, masks.shape[2:]), masks[boxed]
-        # In multiples of its mean: else a map of nothing would be the best of all.
+        weight = (weight - weight.mean(dim=0))[labels]
+        feature_map = torch.einsum("nchw,nc->nhw", features, weight)[:, None]
+        evidence = resample_to_image(feature_map, self._layer, masks.shape[2:])
         evidence = evidence / evidence.abs().mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-        within = (F.softplus(evidence) * inside).flatten(1).sum(dim=1)
-        beyond = (evidence.abs() * (1 - inside)).flatten(1).sum(dim=1)
-        return -(within / (within + beyond)).clamp(min=1e-6).log().mean()
+        inside = (F.softplus(evidence) * masks).flatten(1).sum(dim=1)
+        outside = (evidence.abs() * (1 - masks)).flatten(1).sum(dim=1)
+        loss = -(inside / (inside + outside).clamp(min=1e-6)).clamp(min=1e-6).log()
+        # A sum with weights, not a selection, which would wait for the GPU. Rotation and shift may leave less than one
+        # pixel of a box: too little to point at.
+        has_box = masks.flatten(1).sum(dim=1) > 1
+        return (loss * has_box).sum() / has_box.sum().clamp(min=1)
+
+
+class Teacher(torch.nn.Module):
+    """The frozen model of a checkpoint, with its own image size and normalization."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.model, self.size = classifier.model, classifier.preprocessing.size
+        self.normalize = Normalize(classifier.preprocessing)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, classes] of gray images float32 [N, 1, S, S] in [0, 1] of any size."""
+        if images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True).clamp(0, 1)
+        return self.model(self.normalize(images)).float()
 
 
 class Loss(torch.nn.Module):
-    """Cross-entropy with class weights and label smoothing, mixed with the teacher's view of the same picture.
+    """Cross-entropy with class weights and label smoothing, distillation from a teacher, and the box loss.
 
-    The teacher's share is the Kullback-Leibler divergence at temperature 2 (Hinton et al. 2015, arXiv 1503.02531).
-    `place` adds, times `place_weight`, what evidence from outside the tumour boxes costs.
+    The teacher's term is the Kullback-Leibler divergence of the softened probabilities, times the squared temperature.
+
+    Reference: Hinton et al. 2015, arXiv 1503.02531.
     """
 
     def __init__(
         self,
-        class_weights: torch.Tensor | None,
-        label_smoothing: float,
-        teacher: torch.nn.Module | None,
-        teacher_share: float,
-        place: BoxLoss | None = None,
-        place_weight: float = 0.0,
+        settings: TrainConfig,
+        class_weights: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
+        box_loss: BoxLoss | None = None,
     ):
         super().__init__()
-        self.place, self.place_weight = place, place_weight
         self.register_buffer("class_weights", class_weights)
-        self.label_smoothing = label_smoothing
-        self.teacher, self.teacher_share = teacher, teacher_share
+        self.settings, self.teacher, self.box_loss = settings, teacher, box_loss
 
     def forward(
-        self, logits: torch.Tensor, labels: torch.Tensor, pixel_values: torch.Tensor, masks: torch.Tensor
+        self, logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, masks: torch.Tensor
     ) -> torch.Tensor:
-        loss = F.cross_entropy(logits.float(), labels, weight=self.class_weights, label_smoothing=self.label_smoothing)
+        """Return the scalar loss of a batch.
+
+        Args:
+            logits: [N, classes].
+            labels: int64 [N].
+            images: float32 [N, 1, S, S] in [0, 1], before normalization.
+            masks: float32 [N, 0 or 1, S, S], the box masks if there are boxes.
+        """
+        logits, settings = logits.float(), self.settings
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=settings.label_smoothing)
         if self.teacher is not None:
-            with torch.no_grad():
-                expected = (self.teacher(pixel_values).float() / 2).softmax(dim=1)
-            divergence = F.kl_div((logits.float() / 2).log_softmax(dim=1), expected, reduction="batchmean") * 4
-            loss = (1 - self.teacher_share) * loss + self.teacher_share * divergence
-        if self.place is not None:
-            loss = loss + self.place_weight * self.place(labels, masks)
+            temperature = settings.teacher_temperature
+            expected = (self.teacher(images) / temperature).softmax(dim=1)
+            divergence = F.kl_div((logits / temperature).log_softmax(dim=1), expected, reduction="batchmean")
+            loss = (1 - settings.teacher_share) * loss + settings.teacher_share * temperature**2 * divergence
+        if self.box_loss is not None:
+            loss = loss + settings.box_weight * self.box_loss(labels, masks)
         return loss

@@ -1,6 +1,7 @@
-"""What is trained: a timm model with its start, the teacher it may learn from, and the loss."""
+"""What is trained: a timm model with its initial weights, and the teacher it may learn from."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -8,29 +9,73 @@ import torch
 from safetensors.torch import load_file
 
 from brain_xai.checkpoint.catalog import load_checkpoint
+from brain_xai.checkpoint.schema import CheckpointError
 from training.data.sources import DataError
-from training.data.splits import SplitIdentity
+from training.data.splits import SplitIdentity, TrainingData
+from training.learning.losses import Teacher
+from training.learning.settings import TrainConfig
 
 
-def build_model(
-    name: str, classes: int, model_args: dict, drop_rate: float, pretrained: bool, init_weights: str | None
-) -> tuple[torch.nn.Module, str]:
-    """Return a channels-last timm model and a sentence that says what it started from; raises `DataError`."""
-    pretrained = pretrained and init_weights is None
+@dataclass(frozen=True)
+class InitialWeights:
+    """Where the initial weights came from: a sentence, and metrics.json of the run they are from, if there was one."""
+
+    init_from: str
+    earlier: dict | None = None
+
+
+def build_model(settings: TrainConfig, data: TrainingData) -> tuple[torch.nn.Module, InitialWeights]:
+    """Return a channels-last timm model and where its weights came from; raises `DataError`."""
+    earlier = _earlier_run(settings.init_weights, data.identity)
+    pretrained = settings.pretrained and settings.init_weights is None
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=classes, drop_rate=drop_rate, **model_args)
-    except (OSError, RuntimeError, ValueError) as error:
-        # timm and the Hub client raise many kinds; only a failed download has a way out to name.
+        model = timm.create_model(
+            settings.model,
+            pretrained=pretrained,
+            num_classes=len(data.scans.label_names),
+            drop_rate=settings.drop_rate,
+            **settings.timm_args,
+        )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # timm and the Hub client raise many types; only a failed download has a remedy to name.
         if not pretrained:
-            raise DataError(f"timm cannot build {name}: {error}") from error
+            raise DataError(f"timm cannot build {settings.model}: {error}") from error
         raise DataError(
-            f"The pretrained weights of {name} could not be fetched ({type(error).__name__}: {error}). "
+            f"The pretrained weights of {settings.model} could not be fetched ({type(error).__name__}: {error}). "
             "Start with --no-pretrained, or from a file with --init-weights FILE.safetensors."
         ) from error
-    start = f"timm's pretrained weights of {name}" if pretrained else "random weights"
-    if init_weights is not None:
-        start = _load_what_fits(model, Path(init_weights))
-    return model.to(memory_format=torch.channels_last), start
+    init_from = f"timm's pretrained weights of {settings.model}" if pretrained else "random weights"
+    if settings.init_weights is not None:
+        init_from = _load_what_fits(model, Path(settings.init_weights))
+    return model.to(memory_format=torch.channels_last), InitialWeights(init_from, earlier)
+
+
+def load_teacher(checkpoint: str, split: SplitIdentity) -> Teacher:
+    """Return the teacher of a checkpoint that was trained on the same `split`; raises `DataError` for any other.
+
+    A teacher of another split may have seen the images that its student is measured on.
+    """
+    try:
+        classifier = load_checkpoint(checkpoint)
+    except CheckpointError as error:
+        raise DataError(f"The teacher {checkpoint} cannot be loaded. {error}") from error
+    if not classifier.metrics or SplitIdentity.of(classifier.metrics) != split:
+        raise DataError(f"The teacher {checkpoint} was trained on another split: it may have seen the test images.")
+    return Teacher(classifier)
+
+
+def center_head(model: torch.nn.Module) -> None:
+    """Subtract the mean over the classes from weights and bias of a linear head.
+
+    Softmax is invariant to it. The map of one logit then shows only evidence that distinguishes its class from the
+    others.
+    """
+    head = model.get_classifier()
+    if isinstance(head, torch.nn.Linear):
+        with torch.no_grad():
+            head.weight -= head.weight.mean(dim=0)
+            if head.bias is not None:
+                head.bias -= head.bias.mean()
 
 
 def _load_what_fits(model: torch.nn.Module, file: Path) -> str:
@@ -49,40 +94,16 @@ def _load_what_fits(model: torch.nn.Module, file: Path) -> str:
     )
 
 
-def center_head(model: torch.nn.Module) -> None:
-    """Take from a linear head what it adds to all logits alike, so that they sum to zero over the classes.
+def _earlier_run(init_weights: str | None, split: SplitIdentity) -> dict | None:
+    """Return the metrics.json beside the initial weights, None if they are not from this training script.
 
-    No probability changes, for softmax does not see it; a map of one logit then shows only what tells this class from
-    the others.
+    Raises `DataError` if that run was on another split, unless this one is on the official split, whose leak is known:
+    the weights may have seen the test images.
     """
-    head = model.get_classifier()
-    if isinstance(head, torch.nn.Linear):
-        with torch.no_grad():
-            head.weight -= head.weight.mean(dim=0)
-            head.bias -= head.bias.mean()
-
-
-def load_teacher(folder: str, split: SplitIdentity) -> torch.nn.Module:
-    """Return the frozen model of a checkpoint of the same `split`; raises `DataError` for any other.
-
-    A teacher of another split may have seen the pictures its pupil is measured on.
-    """
-    teacher = load_checkpoint(folder)
-    if SplitIdentity.of(teacher.metrics) != split:
-        raise DataError(f"The teacher {folder} was trained on another split: it may have seen the test pictures.")
-    return teacher.model
-
-
-def earlier_run(init_weights: str | None, split: SplitIdentity) -> dict | None:
-    """Return the metrics.json beside the starting weights, None where they are not from a run of ours.
-
-    Raises `DataError` where that run was on another split and this one is not just for comparison: it may have seen
-    the test pictures.
-    """
-    metrics = Path(init_weights or "").with_name("metrics.json") if init_weights else None
+    metrics = Path(init_weights).with_name("metrics.json") if init_weights else None
     if metrics is None or not metrics.is_file():
         return None
     earlier = json.loads(metrics.read_text(encoding="utf-8"))
     if SplitIdentity.of(earlier) != split and split.split != "official":
-        raise DataError(f"{init_weights} was trained on another split: it may have seen the test pictures.")
+        raise DataError(f"{init_weights} was trained on another split: it may have seen the test images.")
     return earlier

@@ -1,5 +1,6 @@
 """TrainConfig: every setting of a training run, and the one place of its defaults."""
 
+import json
 import os
 import re
 import shlex
@@ -18,59 +19,88 @@ CHECKPOINT_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every setting of a training run."""
+    """Every setting of a training run; raises `DataError` if one cannot be read."""
 
-    output_dir: str = field(metadata={"help": "Folder for the checkpoint; made if missing."})
+    output_dir: str = field(metadata={"help": "Folder for the checkpoint; created if missing."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder with Training/<class> and Testing/<class>."})
     dataset: str | None = field(default=None, metadata={"help": "Data set on the Hub, instead of --data-dir."})
     kaggle: str | None = field(default=None, metadata={"help": "Data set on Kaggle, owner/name (needs kagglehub)."})
     split: Literal["purged", "official", "grouped"] = "purged"
-    validation_fraction: float = field(default=0.1, metadata={"help": "Share of the training pictures held out."})
-    test_fraction: float = field(default=0.15, metadata={"help": "Share of all pictures, with --split grouped."})
+    validation_fraction: float = field(default=0.1, metadata={"help": "Fraction of the training images held out."})
+    test_fraction: float = field(default=0.15, metadata={"help": "Fraction of all images, with --split grouped."})
     no_tumor_label: str = field(default="notumor", metadata={"help": "Class of healthy heads, for the miss rate."})
     seed: int = 0
 
     model: str = field(default="efficientnet_b0", metadata={"help": "Any timm architecture."})
     model_args: str = field(default="{}", metadata={"help": 'JSON for timm.create_model: {"output_stride": 16}.'})
     pretrained: bool = field(default=True, metadata={"help": "Start from timm's weights on the Hub."})
-    init_weights: str | None = field(default=None, metadata={"help": "Start from what fits of a safetensors file."})
+    init_weights: str | None = field(
+        default=None, metadata={"help": "Safetensors file to start from; tensors that do not fit are skipped."}
+    )
     teacher: str | None = field(default=None, metadata={"help": "Checkpoint of the same split to learn from."})
-    teacher_share: float = field(default=0.7, metadata={"help": "Share of the teacher in the loss."})
-    boxes: str | None = field(default=None, metadata={"help": "CSV of tumour boxes that evidence should come from."})
-    box_weight: float = field(default=0.3, metadata={"help": "Weight of evidence outside the boxes in the loss."})
+    teacher_share: float = field(default=0.7, metadata={"help": "Weight of the teacher in the loss, 0 to 1."})
+    teacher_temperature: float = field(default=2.0, metadata={"help": "Divides the logits of teacher and student."})
+    boxes: str | None = field(default=None, metadata={"help": "CSV of tumor boxes that evidence should come from."})
+    box_weight: float = field(default=0.3, metadata={"help": "Weight of the box loss."})
 
     sizes: str = field(default="128:10,160:6", metadata={"help": "Stages as size:epochs; sizes must not shrink."})
-    batch_size: int = field(default=32, metadata={"help": "Pictures per process and step."})
+    batch_size: int = field(default=32, metadata={"help": "Images per process and step."})
+    evaluation_batch_size: int = field(default=64, metadata={"help": "Images per process in validation and test."})
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
-    schedule: Literal["cosine", "one_cycle"] = "cosine"
-    warmup_fraction: float = field(default=0.1, metadata={"help": "Share of the steps with a rising learning rate."})
+    clip_norm: float = field(default=5.0, metadata={"help": "Largest norm of the gradient."})
+    schedule: Literal["cosine", "linear"] = field(default="cosine", metadata={"help": "Decay after the warm-up."})
+    warmup_fraction: float = field(default=0.1, metadata={"help": "Fraction of the steps with a rising rate."})
     label_smoothing: float = 0.05
-    class_weights: bool = field(default=True, metadata={"help": "Weigh classes by one over their frequency."})
-    one_per_picture: bool = field(default=True, metadata={"help": "One of each picture's copies per epoch."})
-    augmentation: float = field(default=1.0, metadata={"help": "Strength of the random changes; 0 turns them off."})
+    class_weights: bool = field(default=True, metadata={"help": "Weight classes by their inverse frequency."})
+    one_per_picture: bool = field(default=True, metadata={"help": "Per epoch, use one copy of each distinct image."})
+    augmentation: float = field(default=1.0, metadata={"help": "Strength of the augmentation; 0 turns it off."})
     drop_rate: float = field(default=0.1, metadata={"help": "Dropout before the last layer."})
     ema_decay: float = field(default=0.998, metadata={"help": "Moving average of the weights; 0 turns it off."})
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     patience: int = field(default=10, metadata={"help": "Epochs without a better macro-F1 before stopping."})
-    resume: bool = field(default=False, metadata={"help": "Go on after the last finished epoch in --output-dir."})
+    resume: bool = field(default=False, metadata={"help": "Continue after the last finished epoch in --output-dir."})
 
     push_to_hub: str | None = field(default=None, metadata={"help": "Publish the checkpoint as org/name at the end."})
     private: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})
-    revision: str | None = field(default=None, metadata={"help": "Branch to publish on; made if missing."})
+    revision: str | None = field(default=None, metadata={"help": "Branch to publish on; created if missing."})
+
+    def __post_init__(self) -> None:
+        """Fail before the data is read, not after."""
+        _parse_sizes(self.sizes)
+        _parse_model_args(self.model_args)
 
     @property
     def epoch_sizes(self) -> list[int]:
-        """Picture size of each epoch; raises `DataError`."""
-        try:
-            stages = [tuple(map(int, stage.split(":"))) for stage in self.sizes.split(",")]
-            sizes = [size for size, epochs in stages for _ in range(epochs)]
-        except ValueError as error:
-            raise DataError(f"--sizes {self.sizes} is not of the form 128:10,160:6.") from error
-        if not sizes or sizes != sorted(sizes):
-            raise DataError(f"--sizes {self.sizes} must name at least one epoch, and sizes must not shrink.")
-        return sizes
+        """Image size of each epoch in pixels."""
+        return _parse_sizes(self.sizes)
+
+    @property
+    def timm_args(self) -> dict:
+        """Keyword arguments for `timm.create_model`."""
+        return _parse_model_args(self.model_args)
+
+
+def _parse_sizes(text: str) -> list[int]:
+    try:
+        stages = [tuple(map(int, stage.split(":"))) for stage in text.split(",")]
+        sizes = [size for size, epochs in stages for _ in range(epochs)]
+    except ValueError as error:
+        raise DataError(f"--sizes {text} is not of the form 128:10,160:6.") from error
+    if not sizes or sizes != sorted(sizes):
+        raise DataError(f"--sizes {text} must name at least one epoch, and sizes must not shrink.")
+    return sizes
+
+
+def _parse_model_args(text: str) -> dict:
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"--model-args {text} is not JSON: {error}.") from error
+    if not isinstance(arguments, dict):
+        raise DataError(f'--model-args {text} is not a JSON object such as {{"output_stride": 16}}.')
+    return arguments
 
 
 def settings_record(settings: TrainConfig) -> dict:

@@ -1,68 +1,138 @@
-"""The state of an unfinished run: written after every epoch, whole or not at all."""
+"""The state of an unfinished run: saved after every epoch, atomically, and continued only with the same settings."""
 
+import json
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
+from training.data.sources import DataError
+from training.data.splits import SplitIdentity
+from training.learning.settings import OUTPUT_FIELDS, TrainConfig, settings_record
 
-class Progress:
-    """How far a run has come: what resuming needs beside weights, optimiser and schedule."""
+RECORD = "run.json"
 
-    def __init__(self) -> None:
-        self.epoch, self.history = 0, []
+
+class TrainingState:
+    """The epochs of a run so far, and what must be the same when it is resumed.
+
+    `history` holds one row of numbers per finished epoch. The folder `state` below the output folder holds the state
+    after the last one: weights, optimizer, schedule and random numbers, as accelerate saves them, and `run.json` with
+    settings, number of processes, split and history.
+    """
+
+    def __init__(self, settings: TrainConfig, processes: int):
+        self.folder = Path(settings.output_dir)
+        self.history: list[dict] = []
+        self._settings = settings
+        self._saved: dict | None = None
+        constant = {name: value for name, value in asdict(settings).items() if name not in OUTPUT_FIELDS}
+        self._record: dict[str, Any] = {"settings": json.loads(json.dumps(constant)), "processes": processes}
+
+    @classmethod
+    def open(cls, settings: TrainConfig, accelerator: Accelerator) -> "TrainingState":
+        """Start a run in `settings.output_dir`, or continue the one there if `settings.resume`.
+
+        Raises:
+            DataError: if the run there has other settings, or another number of processes.
+        """
+        state = cls(settings, accelerator.num_processes)
+        state.folder.mkdir(parents=True, exist_ok=True)
+        if settings.resume:
+            state.find_saved()
+        elif accelerator.is_main_process:
+            (state.folder / "metrics.json").unlink(missing_ok=True)
+            state.clear()
+        return state
+
+    def find_saved(self) -> None:
+        """Read the record of the saved state, if there is one; raises `DataError` if it is of other settings."""
+        if self.is_finished:
+            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            _refuse_differences(_flags(config["brain_xai"]["training"]), _flags(settings_record(self._settings)))
+        elif self._all_saved():
+            saved = json.loads((self._latest() / RECORD).read_text(encoding="utf-8"))
+            before, now = (
+                _flags(record["settings"]) | {"the number of processes": record["processes"]}
+                for record in (saved, self._record)
+            )
+            _refuse_differences(before, now)
+            self._saved = saved
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run has already been completed in the folder."""
+        return (self.folder / "metrics.json").is_file() and not (self.folder / "state").exists()
 
     @property
     def best(self) -> dict:
+        """The row of the best epoch by validation macro-F1."""
         return max(self.history, key=lambda row: row["validation_macro_f1"])
 
-    def has_stalled(self, patience: int) -> bool:
-        return bool(self.history) and self.epoch - self.best["epoch"] >= patience
+    def set_split(self, split: SplitIdentity) -> None:
+        """Record the split; raises `DataError` if the run was started on other images."""
+        self._record["split"] = asdict(split)
+        if self._saved is not None:
+            before, now = (
+                {f"the split's {name}": value for name, value in record["split"].items()}
+                for record in (self._saved, self._record)
+            )
+            _refuse_differences(before, now)
 
-    def state_dict(self) -> dict:
-        return dict(vars(self))
+    def restore(self, accelerator: Accelerator) -> None:
+        """Load the saved state, if there is one, into everything that `accelerator` has prepared."""
+        if self._saved is not None:
+            accelerator.load_state(str(self._latest()))
+            self.history = self._saved["history"]
+            accelerator.print(f"Resuming after epoch {len(self.history)}.")
 
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
+    def remaining_epochs(self) -> Iterator[int]:
+        """Yield the indices of the epochs still to do; ends early after `patience` epochs without a better one."""
+        while len(self.history) < len(self._settings.epoch_sizes):
+            if self.history and len(self.history) - self.best["epoch"] >= self._settings.patience:
+                return
+            yield len(self.history)
 
+    def save(self, accelerator: Accelerator) -> None:
+        """Save the state after the last epoch in `history` and delete earlier ones."""
+        states, partial = self.folder / "state", self.folder / "state" / "partial"
+        accelerator.save_state(str(partial))
+        if accelerator.is_main_process:
+            content = json.dumps(self._record | {"history": self.history})
+            (partial / RECORD).write_text(content, encoding="utf-8")
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            # Renaming is atomic: a run killed at any moment leaves a complete state.
+            partial.rename(states / f"epoch-{len(self.history):04d}")
+            for older in self._all_saved()[:-1]:
+                shutil.rmtree(older)
+        accelerator.wait_for_everyone()
 
-def save_state(accelerator: Accelerator, output_dir: Path, epoch: int) -> None:
-    """Keep the state after `epoch` epochs in `output_dir/state`, in place of earlier ones."""
-    states, partial = output_dir / "state", output_dir / "state" / "partial"
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        # A rename is all or nothing, so a run killed at any moment finds a whole state.
-        partial.rename(states / f"epoch-{epoch:04d}")
-        for older in _finished(states)[:-1]:
-            shutil.rmtree(older)
-    accelerator.wait_for_everyone()
+    def clear(self) -> None:
+        """Delete the files that only an unfinished run needs."""
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
+        (self.folder / "best.safetensors").unlink(missing_ok=True)
 
+    def _all_saved(self) -> list[Path]:
+        return sorted((self.folder / "state").glob("epoch-*"))
 
-def load_state(accelerator: Accelerator, output_dir: Path) -> bool:
-    """Go back to the last kept state; returns whether there was one."""
-    finished = _finished(output_dir / "state")
-    if finished:
-        accelerator.load_state(str(finished[-1]))
-    return bool(finished)
-
-
-def is_finished(output_dir: Path) -> bool:
-    """Return whether a run has come to its end in `output_dir`."""
-    return (output_dir / "metrics.json").is_file() and not (output_dir / "state").exists()
-
-
-def start_afresh(output_dir: Path) -> None:
-    """Forget what an earlier run has left in `output_dir`."""
-    (output_dir / "metrics.json").unlink(missing_ok=True)
-    clear_state(output_dir)
-
-
-def clear_state(output_dir: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    shutil.rmtree(output_dir / "state", ignore_errors=True)
-    (output_dir / "best.safetensors").unlink(missing_ok=True)
+    def _latest(self) -> Path:
+        return self._all_saved()[-1]
 
 
-def _finished(states: Path) -> list[Path]:
-    return sorted(states.glob("epoch-*"))
+def _flags(settings: Mapping) -> dict:
+    return {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+
+
+def _refuse_differences(before: Mapping, now: Mapping) -> None:
+    """Raise `DataError` that names every entry which has changed."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if names:
+        differences = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        raise DataError(
+            f"This run cannot be resumed with other settings: {differences}. "
+            "Repeat the command it was started with, or leave out --resume to start again."
+        )
