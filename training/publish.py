@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from jinja2 import UndefinedError
 
 from brain_xai.checkpoint.catalog import BUNDLED, load_checkpoint
@@ -118,7 +118,7 @@ def _published_metrics(api: HfApi, repo_id: str, head: str) -> dict | None:
     """Return the metrics.json of a commit, None if it has none, {} if it cannot be read."""
     try:
         file = api.hf_hub_download(repo_id, "metrics.json", revision=head)
-    except EntryNotFoundError:
+    except RemoteEntryNotFoundError:  # not EntryNotFoundError, which an unreachable Hub raises, too
         return None
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
@@ -197,8 +197,11 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             options = {"private": given.private, "revision": given.revision, "overwrite": given.overwrite}
             _print_published(push(given.folder, given.repo_id, **options), given.repo_id)
-    except PushError as error:
-        _print_failure(error, arguments, getattr(given, "folder", None))
+    except (CheckpointError, PushError) as error:
+        if given.command == "bundle":
+            print(f"Not bundled: {error}", file=sys.stderr)
+        else:
+            _print_failure(error, arguments, getattr(given, "folder", None))
         return 1
     return 0
 

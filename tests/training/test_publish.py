@@ -320,11 +320,22 @@ def test_a_conflict_on_a_branch_it_has_created_is_survived(hub, folder):
     published = push(folder, REPO, revision="next")
     assert branches()["next"] == published.revision
     hub.fault("POST .*/commit/", "lost")
+    hub.fault("POST .*/branch/", "lost")
     published = push(folder, REPO, revision="other")
     assert branches()["other"] == published.revision
 
 
 # What may go wrong
+
+
+def test_a_better_checkpoint_is_safe_while_the_hub_does_not_show_its_metrics(hub, folder):
+    push(folder, REPO)
+    write_metrics(folder, 0.5)
+    before = commits()
+    hub.fault("/resolve/.*/metrics.json", 409, times=100)
+    with pytest.raises(PushError, match=r"refused the request \(status 409"):
+        push(folder, REPO)
+    assert commits() == before
 
 
 @pytest.mark.parametrize(
@@ -652,10 +663,11 @@ def test_bundling_a_bundled_checkpoint_again_renders_its_card_and_nothing_else(f
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundled", "run"]
 
 
-def test_weights_that_are_too_large_are_not_bundled(folder, tmp_path):
+def test_weights_that_are_too_large_are_not_bundled(folder, tmp_path, capsys):
     with (folder / "model.safetensors").open("r+b") as weights:
         weights.truncate(13_000_001)
     assert main(["bundle", str(folder), str(tmp_path / "bundled")]) == 1
+    assert capsys.readouterr().err == f"Not bundled: {folder}/model.safetensors is over 13 MB, the limit of a bundle.\n"
     assert not (tmp_path / "bundled").exists()
 
 

@@ -30,7 +30,7 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
     if missing := [str(file) for file in files.values() if not file.is_file()]:
         raise PushError(f"There is no {', '.join(missing)}.")
     if files[WEIGHTS_NAME].stat().st_size > MAX_BYTES:
-        raise PushError(f"{files[WEIGHTS_NAME]} is larger than {MAX_BYTES / 1e6:.0f} MB, so it cannot be bundled.")
+        raise PushError(f"{files[WEIGHTS_NAME]} is over {MAX_BYTES / 1e6:.0f} MB, the limit of a bundle.")
     check_no_local_paths(files)
     with TemporaryDirectory(dir=folder.parent) as temporary:
         new = Path(temporary) / folder.name

@@ -1,4 +1,4 @@
-"""One commit on the Hub, on top of a head that was checked, and a tag that names it."""
+"""Publish files on the Hub as one commit on top of a checked head, and tag it."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 
 RETRY_DELAYS = (1, 2, 4, 8)  # seconds
 TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 MAX_CONFLICTS = 3  # other commits that may land between our check and our commit
-# Everything the client raises; it wraps failed uploads of large files into a RuntimeError.
+# Everything the client raises.
 CLIENT_ERRORS = (HTTPError, OSError, RuntimeError, ValueError)
 NO_TOKEN = (
     "There is no token for the Hub. Create one with write access at https://huggingface.co/settings/tokens, then run "
@@ -47,10 +47,17 @@ class TagMissing(PushError):
 
 @dataclass(frozen=True)
 class Upload:
-    """What becomes one commit on a branch.
+    """The content of one commit on a branch.
 
-    `files` returns {path in the repository: file or content} for the name of the tag. Files on the Hub that match
-    `delete_patterns` and are not among them are deleted. `tag` is the preferred name of the tag, "" for none.
+    Attributes:
+        repo_id: org/name.
+        repo_type: "model" or "space".
+        files: Returns {path in the repository: file or content}, given the name of the tag.
+        delete_patterns: Remote files that match one of these and are not uploaded are deleted.
+        message: Commit message.
+        private: Whether the repository must be private.
+        branch: Created from main if it is missing.
+        tag: Preferred name of the tag; "" for no tag.
     """
 
     repo_id: str
@@ -124,14 +131,14 @@ def publish(upload: Upload, check: Check = lambda api, head: None) -> Published:
 
 
 class _Push:
-    """A commit to a branch that is created on the way if it is missing, and removed again if nothing is committed."""
+    """One commit. A missing branch is created for it, and removed again if the commit fails."""
 
     def __init__(self, api: HfApi, upload: Upload, check: Check):
         self.api, self.upload, self.check = api, upload, check
         self.created_at: str | None = None  # the commit that this push created its branch at
 
     def commit(self) -> tuple[CommitInfo, str]:
-        """Return the commit and the name of its tag; when another commit lands first, check and try again."""
+        """Return the commit and the name for its tag; check and try again if another commit lands first."""
         try:
             for _ in range(MAX_CONFLICTS):
                 try:
@@ -160,9 +167,10 @@ class _Push:
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         operations += [CommitOperationDelete(name) for name in there if name not in files]
         if upload.branch not in branches:
-            _with_retries(lambda: api.create_branch(**upload.repository, branch=upload.branch, revision=head.sha))
             self.created_at = head.sha
-        # Not `upload_folder`: with hf_xet that may split what is refused into several commits.
+            branch = {"branch": upload.branch, "revision": head.sha, "exist_ok": True}  # a lost answer is no failure
+            _with_retries(lambda: api.create_branch(**upload.repository, **branch))
+        # Not `upload_folder`: with hf_xet it splits a commit that the Hub refuses into several smaller ones.
         commit = _with_retries(
             lambda: api.create_commit(
                 **upload.repository,
@@ -182,13 +190,13 @@ class _Push:
 
 
 def _free_tag(tag: str, tags: Mapping[str, str], head: str) -> str:
-    """Return the tag, or tag-2, tag-3 and so on: the first that does not name another commit than the head."""
+    """Return the first of tag, tag-2, tag-3 and so on that is free or already names the head."""
     names = (f"{tag}-{number}" if number > 1 else tag for number in count(1))
     return next(name for name in names if tags.get(name, head) == head)
 
 
 def _add_tag(api: HfApi, upload: Upload, tag: str, commit: CommitInfo) -> None:
-    """Tag a commit; raises `TagMissing` if the tag does not name it afterwards."""
+    """Tag a commit; raises `TagMissing` unless the tag then names it."""
 
     def look_or_create() -> None:
         # Some servers answer 500 for a tag that exists, so look first.
@@ -238,7 +246,8 @@ def _with_retries(step: Callable[[], Result]) -> Result:
 
 
 def _root(error: BaseException) -> BaseException:
-    while isinstance(error, RuntimeError) and error.__cause__:
+    """Unwrap an error: the client wraps failed uploads in RuntimeError, failed downloads in "not in the cache"."""
+    while isinstance(error, RuntimeError | LocalEntryNotFoundError) and error.__cause__:
         error = error.__cause__
     return error
 
