@@ -50,8 +50,8 @@ def test_the_figure_is_what_its_program_draws():
         stored = np.asarray(image, dtype=float)
     drawn = np.asarray(readme_figure(brain_xai.load_checkpoint("default")), dtype=float)
     assert stored.shape == drawn.shape
-    # Other versions of Pillow and torch may round and smooth in another way, but a map that moved differs by more.
-    assert np.abs(stored - drawn).mean() < 1
+    # Other versions of Pillow and torch round differently; a Grad-CAM moved by a tenth of the width changes it by 0.7.
+    assert np.abs(stored - drawn).mean() < 0.3
 
 
 def test_the_python_block_runs_as_printed(tmp_path):
@@ -81,10 +81,8 @@ def test_the_commands_name_files_and_settings_that_exist():
         [sys.executable, "training/train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for line in commands:
-        if "training/train.py" in line:
-            assert all(option in settings for option in re.findall(r"--[\w-]+", line.split("training/train.py")[1])), (
-                line
-            )
+        for option in re.findall(r"--[\w-]+", line.partition("training/train.py ")[2]):
+            assert option in settings, line
 
 
 @pytest.mark.parametrize("paper", PAPERS)
