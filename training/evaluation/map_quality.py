@@ -119,7 +119,7 @@ class Benchmark:
         """The same benchmark for copies of the model whose upper half of layers, or all of them, are randomized."""
         benchmarks = {}
         for name, fraction in (("randomized_half", 0.5), ("randomized", 1.0)):
-            model = quality.randomised(self.classifier.model, fraction, self.seed).requires_grad_(False)
+            model = quality.randomize_parameters(self.classifier.model, fraction, self.seed).requires_grad_(False)
             benchmarks[name] = replace(self, classifier=replace(self.classifier, model=model))
         return benchmarks
 
@@ -254,7 +254,7 @@ def measure_stability(benchmark: Benchmark, candidate: Candidate) -> dict[str, d
             return candidate.attribute((gray * 255).round().astype(np.uint8), target)
 
         gray, learned = scans.pixels[i] / 255, candidate.attribute(scans.pixels[i], targets[i])
-        row = {"max_sensitivity": quality.max_sensitivity(attribute, gray, draws=NOISY_SAMPLES, seed=i)}
+        row = {"max_sensitivity": quality.max_sensitivity(attribute, gray, num_samples=NOISY_SAMPLES, seed=i)}
         for name, other in randomized.items():
             row[name] = quality.rank_similarity(learned, other.attribute(scans.pixels[i], targets[i]))
         rows.append(row)
