@@ -1,13 +1,16 @@
 """A model with its labels: an image goes in, calibrated probabilities come out."""
 
 import copy
+import functools
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from itertools import chain
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -16,7 +19,7 @@ from brain_xai.preprocess import ModelInput, Preprocessing, prepare
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """Which weights answered: `id` as asked for, `revision` (commit sha, or hash of the weights), `architecture`."""
+    """Which weights answered: `id` as it was requested, `revision` (commit SHA or weights hash), `architecture`."""
 
     id: str
     revision: str
@@ -25,7 +28,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class PredictionWarning:
-    """Something a reader of the answer must know: a `code` for programs, a `message` for people."""
+    """Something that users must know about an answer: a `code` for programs, a `message` for people."""
 
     code: str
     message: str
@@ -33,7 +36,14 @@ class PredictionWarning:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image: `probabilities` {label: p}, which sum to 1, the likeliest `label`, and `warnings`."""
+    """The answer for one image.
+
+    Attributes:
+        probabilities: {label: probability}; they sum to 1.
+        label: The most probable label.
+        warnings: What users must know about this answer.
+        checkpoint: The weights that answered.
+    """
 
     probabilities: dict[str, float]
     label: str
@@ -41,15 +51,39 @@ class Prediction:
     checkpoint: CheckpointInfo
 
 
+class ModelFacts:
+    """What is computed only once per model; every classifier of the model shares it, and it is freed with them."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.model = model
+        self.private_lock = threading.RLock()  # a fact may be asked for by whoever holds the copy
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return the stored value of `key`. Two threads may compute it at once; all callers get the same result."""
+        if key not in self._values:
+            self._values.setdefault(key, compute())
+        return self._values[key]
+
+
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A timm model in eval mode with what is needed to use it.
+    """A timm model in eval mode with everything needed to use it.
 
-    `temperature` (> 0) divides the logits before the softmax, so that the probabilities are calibrated.
-    `attribution_scale` {method: logits} is the evidence drawn in full colour, measured on validation scans.
-    `metrics` is the content of the checkpoint's metrics.json, {} where there is none, and `explanations` that of its
-    explanations.json, how good its maps are.
-    `notices` are what every answer must say about the checkpoint itself, such as: the Hub could not be reached.
+    It runs on whatever device its model is on; inputs are moved there, results come back on the CPU. Load a second
+    classifier instead of moving a model that is in use.
+
+    Attributes:
+        model: Maps normalized pixel values [N, 3, H, W] to logits [N, classes].
+        label_names: The labels, in the order of the logits.
+        preprocessing: The size and normalization that the model was trained with.
+        info: Where the weights come from.
+        temperature: Divides the logits before the softmax (> 0), so that the probabilities are calibrated.
+        attribution_scale: {method: attribution drawn in full color}, measured on validation scans.
+        metrics: The content of metrics.json, {} without one.
+        explanations: The content of explanations.json (how good the maps are), {} without one.
+        warnings: What is to be known about the checkpoint (e.g. "Hub unreachable"); every prediction repeats it.
+        facts: Filled in by itself: what was computed about `model`, shared by `dataclasses.replace(classifier, ...)`.
     """
 
     model: torch.nn.Module
@@ -60,20 +94,57 @@ class Classifier:
     attribution_scale: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
     explanations: Mapping = field(default_factory=dict)
-    notices: tuple[PredictionWarning, ...] = ()
-    _private_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    warnings: tuple[PredictionWarning, ...] = ()
+    facts: ModelFacts | None = field(default=None, repr=False)
 
-    def prepare(self, image: Image.Image | str | os.PathLike) -> ModelInput:
-        """Return the image in the form the model sees; raises `UnreadableImage`."""
+    def __post_init__(self):
+        if self.facts is None or self.facts.model is not self.model:
+            object.__setattr__(self, "facts", ModelFacts(self.model))
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model is on."""
+        return self._like().device
+
+    @property
+    def black(self) -> torch.Tensor:
+        """The normalized pixel values of black, float [1, 3, 1, 1] on the model's device."""
+        mean, std = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
+        return self.to_device(((0 - mean) / std).view(1, 3, 1, 1))
+
+    def to_device(self, values: torch.Tensor) -> torch.Tensor:
+        """Return floating-point values on the model's device and in its floating-point type."""
+        like = self._like()
+        return values.to(like.device, like.dtype)
+
+    def prepare(self, image: Image.Image | np.ndarray | str | os.PathLike) -> ModelInput:
+        """Return the image in the form that the model sees, on the CPU; raises `UnreadableImage`."""
         return prepare(image, self.preprocessing)
 
     @torch.inference_mode()
     def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [N, classes] for normalised `pixel_values` float32 [N, 3, H, W]."""
-        return self.model(pixel_values).float()
+        """Compute the logits of normalized images.
 
-    def predict(self, image: Image.Image | str | os.PathLike) -> Prediction:
-        """Classify one image (a PIL image or a path); raises `UnreadableImage`."""
+        Args:
+            pixel_values: Float [N, 3, H, W] on any device.
+
+        Returns:
+            Float32 [N, classes] on the CPU.
+        """
+        return self.model(self.to_device(pixel_values)).float().cpu()
+
+    def predict(self, image: Image.Image | np.ndarray | str | os.PathLike) -> Prediction:
+        """Classify one image.
+
+        Args:
+            image: A PIL image, a NumPy array (see `brain_xai.preprocess.read_image`) or a path.
+
+        Returns:
+            The calibrated probabilities of all labels, with warnings.
+
+        Raises:
+            UnreadableImage: The image cannot be used; the message says why and what to do.
+        """
         return self.prediction(self.logits(self.prepare(image).pixel_values)[0])
 
     def prediction(self, logits: torch.Tensor) -> Prediction:
@@ -81,7 +152,7 @@ class Classifier:
         probabilities = torch.softmax(logits.double() / self.temperature, dim=0).tolist()
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
-        return Prediction(by_label, label, self.notices, self.info)
+        return Prediction(by_label, label, self.warnings, self.info)
 
     def target_index(self, target: str | int, logits: torch.Tensor) -> int:
         """Return the class index of `target`: a label, an index, or "predicted"; raises `ValueError`."""
@@ -98,11 +169,39 @@ class Classifier:
     def private_model(self) -> Iterator[torch.nn.Module]:
         """Lend a copy of the model that only one caller holds at a time, for methods that set hooks or gradients.
 
-        Hooks are global to a module: on the model that predicts, one visitor's would answer another's question.
+        Hooks belong to the module, so on the shared model concurrent requests would see each other's activations.
         """
-        with self._private_lock:
-            yield self._private_model
+        with self.facts.private_lock:
+            yield _private_copy(self)
 
-    @cached_property
-    def _private_model(self) -> torch.nn.Module:
-        return copy.deepcopy(self.model).requires_grad_(True)
+    def _like(self) -> torch.Tensor:
+        """Return a tensor of the device and the floating-point type that the model computes with."""
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+
+
+def model_fact(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function of a classifier and hashable arguments: it is computed once per model, size and device.
+
+    `functools.lru_cache` would keep classifiers alive that nobody uses any more.
+    """
+
+    @functools.wraps(compute)
+    def fact(classifier: Classifier, *arguments: Hashable) -> Any:
+        like = classifier._like()
+        key = (compute, *classifier.preprocessing.size, like.device, like.dtype, *arguments)
+        with _without_autocast(like.device.type):
+            return classifier.facts.get(key, lambda: compute(classifier, *arguments))
+
+    return fact
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    """Return a context in which facts are as exact as the model's weights, whatever precision the caller is in."""
+    available = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if available else nullcontext()
+
+
+@model_fact
+def _private_copy(classifier: Classifier) -> torch.nn.Module:
+    return copy.deepcopy(classifier.model).requires_grad_(True)

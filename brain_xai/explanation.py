@@ -1,8 +1,9 @@
-"""`explain`: what in an image speaks for a class, and what against, by one method of METHODS."""
+"""`explain`: what in an image speaks for a class and what against, computed by one method of METHODS."""
 
+import inspect
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from PIL import Image
 from brain_xai.classifier import Classifier, Prediction
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
-from brain_xai.preprocess import ModelInput
+from brain_xai.methods.request import Progress, Request, no_progress
+from brain_xai.overlay import draw_overlay
 
-Progress = Callable[..., None]
+ENGINES = ("auto", "captum")
 
 
 class MethodNotApplicable(ValueError):
@@ -26,12 +28,20 @@ class Cancelled(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What in the picture speaks for one class, and what against.
+    """What in an image speaks for one class, and what against.
 
-    `method` is a key of METHODS, `label` the explained class and `target` its index. `attribution` is float32 [H, W],
-    as large as `view` (RGB, what the model sees): > 0 speaks for the label, < 0 against, in the method's unit. `scale`
-    is the evidence drawn in full color, the same for every image of a checkpoint; `unit` belongs to both. A map that is
-    not `signed` is >= 0 everywhere. `settings` are ready for JSON.
+    Attributes:
+        method: A key of METHODS.
+        label: The explained class.
+        target: Its index.
+        attribution: Float32 [H, W], the same size as `view`, in `unit`: > 0 speaks for the label, < 0 against it.
+        scale: The attribution (> 0, in `unit`) that is drawn in full color, the same for all images of a checkpoint.
+        unit: The unit of `attribution` and `scale`.
+        signed: Whether the method can show evidence against the label; otherwise `attribution` is >= 0.
+        view: The RGB image that the model sees, W x H pixels.
+        prediction: The model's answer for the image.
+        settings: How the map was made, ready for JSON. "engine" is "captum", "shortcut" (the same map in less time) or
+            "combined" (made of several methods' maps).
     """
 
     method: str
@@ -45,107 +55,193 @@ class Explanation:
     prediction: Prediction
     settings: dict
 
+    def image(self, opacity: float = 0.7, outline: bool = False) -> Image.Image:
+        """Draw the attribution on the view, with a color bar below.
+
+        Args:
+            opacity: Opacity of full color, 0 to 1.
+            outline: Whether to draw a line around the evidence of at least half of `scale`.
+
+        Returns:
+            An RGB image; the view is enlarged to at least 480 x 480 pixels.
+        """
+        return draw_overlay(self, opacity, outline)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Save `image()` as a file, in the format of the path's suffix."""
+        self.image().save(path)
+
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """What the last layer reacts to: its strongest channels, the strongest first.
+    """What the strongest channels of the last layer react to.
 
-    `maps` is float32 [k, H, W] >= 0, as large as `view`, in units of the layer's output; `channels` holds their k
-    numbers in the layer and `strengths` the mean of each over all cells.
+    Attributes:
+        maps: Float32 [k, H, W] >= 0, strongest channel first, in units of the layer's output.
+        channels: The k indices of the channels in the layer.
+        view: The RGB image that the model sees, W x H pixels.
     """
 
     maps: np.ndarray
     channels: list[int]
-    strengths: list[float]
     view: Image.Image
 
 
-@torch.inference_mode(False)  # most methods need gradients, whatever the caller does
+@torch.inference_mode(False)  # most methods need gradients, whatever mode the caller is in
 @torch.enable_grad()
 def explain(
     classifier: Classifier,
-    image: Image.Image | str | os.PathLike,
+    image: Image.Image | np.ndarray | str | os.PathLike,
     method: str = "grad_cam",
     target: str | int = "predicted",
+    *,
     progress: Progress | None = None,
-    **settings,
+    engine: str = "auto",
+    **settings: Any,
 ) -> Explanation:
-    """Show what in an image (a PIL image or a path) speaks for a class.
+    """Show what in an image speaks for a class.
 
-    `method` is a key of METHODS, `target` a label, a class index or "predicted". `progress(done, total)` is called
-    after every batch of forward passes, by some methods with what the map is so far, float32 [H, W], as a third
-    argument; what it raises (`Cancelled`, say) ends the work at once and reaches the caller.
-    `settings` are the method's own. Raises `ValueError`, `MethodNotApplicable` and `UnreadableImage`.
+    Args:
+        classifier: The model to explain.
+        image: A PIL image, a NumPy array (see `brain_xai.preprocess.read_image`) or a path.
+        method: A key of METHODS.
+        target: A label, a class index or "predicted".
+        progress: Called as `progress(done, total)` after every batch of forward passes, by some methods with the map so
+            far, float32 [H, W], as a third argument. What it raises (e.g. `Cancelled`) ends the work at once and
+            reaches the caller.
+        engine: "captum" computes the map with Captum; "auto" takes a shortcut if it gives the same map in less time.
+        **settings: The method's own settings, see the function of the method in `brain_xai.methods`.
+
+    Returns:
+        The map with everything needed to read it.
+
+    Raises:
+        ValueError: Method, target, engine or a setting does not exist, or a setting is out of range.
+        MethodNotApplicable: The method cannot work on this architecture.
+        UnreadableImage: The image cannot be used.
     """
-    chosen = _method(classifier, method)
-    progress = progress or _silent
+    chosen = _choose(classifier, method, engine, settings)
+    progress = progress or no_progress
     prepared = classifier.prepare(image)
-    together = chosen.attribute_all_classes(classifier, prepared.pixel_values, **settings)
+    together = chosen.attribute_all_classes(classifier, prepared.pixel_values) if engine == "auto" else None
     logits = together[0] if together else classifier.logits(prepared.pixel_values)[0]
     index = classifier.target_index(target, logits)
     if together:
         attribution, used = together[1][index], together[2]
         progress(1, 1)
     else:
-        attribution, used = chosen.attribute(classifier, prepared.pixel_values, index, progress, **settings)
-    return _explanation(classifier, chosen, prepared, logits, index, attribution, used)
+        request = Request(classifier, prepared.pixel_values, index, progress, engine)
+        attribution, used = chosen.attribute(request, **settings)
+    return _explanation(classifier, chosen, prepared.view, index, logits, (attribution, used))
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def explain_all(
-    classifier: Classifier, image: Image.Image | str | os.PathLike, method: str = "grad_cam", **settings
+    classifier: Classifier,
+    image: Image.Image | np.ndarray | str | os.PathLike,
+    method: str = "grad_cam",
+    *,
+    engine: str = "auto",
+    **settings: Any,
 ) -> dict[str, Explanation]:
-    """Show what in an image speaks for each class: {label: explanation}, in the order of the classes.
+    """Show what in an image speaks for each class.
 
-    Grad-CAM takes all maps from the one forward pass that predicts, where the head is an average and a linear layer.
-    Raises as `explain` does.
+    Grad-CAM takes all maps from the one forward pass that predicts, if the head is a global average and one linear
+    layer.
+
+    Args:
+        classifier: The model to explain.
+        image: As for `explain`.
+        method: As for `explain`.
+        engine: As for `explain`.
+        **settings: As for `explain`.
+
+    Returns:
+        {label: explanation}, in the order of the classes.
+
+    Raises:
+        ValueError: As `explain`, also `MethodNotApplicable` and `UnreadableImage`.
     """
-    chosen = _method(classifier, method)
+    chosen = _choose(classifier, method, engine, settings)
     prepared = classifier.prepare(image)
-    together = chosen.attribute_all_classes(classifier, prepared.pixel_values, **settings)
+    together = chosen.attribute_all_classes(classifier, prepared.pixel_values) if engine == "auto" else None
     if together is None:
-        return {label: explain(classifier, image, method, label, **settings) for label in classifier.label_names}
+        return {
+            label: explain(classifier, image, method, label, engine=engine, **settings)
+            for label in classifier.label_names
+        }
     logits, attributions, used = together
     return {
-        label: _explanation(classifier, chosen, prepared, logits, index, attributions[index], used)
+        label: _explanation(classifier, chosen, prepared.view, index, logits, (attributions[index], used))
         for index, label in enumerate(classifier.label_names)
     }
 
 
-def strongest_channels(classifier: Classifier, image: Image.Image | str | os.PathLike, count: int = 16) -> Channels:
-    """Return what the strongest channels of the last layer react to in an image, at most `count` of them.
+def strongest_channels(
+    classifier: Classifier, image: Image.Image | np.ndarray | str | os.PathLike, count: int = 16
+) -> Channels:
+    """Show what the strongest channels of the last layer react to in an image.
 
-    Raises `ValueError`, `MethodNotApplicable` and `UnreadableImage`.
+    Args:
+        classifier: The model to explain.
+        image: As for `explain`.
+        count: How many channels, at most all of them.
+
+    Returns:
+        The channels, strongest first.
+
+    Raises:
+        ValueError: `count` is less than 1; also `MethodNotApplicable` and `UnreadableImage`.
     """
-    _method(classifier, "layer_activation")
+    _choose(classifier, "layer_activation", "auto", {})
     prepared = classifier.prepare(image)
     return Channels(*channel_maps(classifier, prepared.pixel_values, count), prepared.view)
 
 
 def color_scale(classifier: Classifier, method: str) -> float:
-    """Return the evidence drawn in full colour, in the method's unit: as measured for the checkpoint, else usual."""
-    return classifier.attribution_scale.get(method, METHODS[method].default_scale)
+    """Return the attribution that is drawn in full color, in the method's unit: as measured, else the default."""
+    measured = classifier.attribution_scale
+    if method == "hires_cam" and _is_of_the_last_layer(measured):
+        return METHODS[method].default_scale
+    return measured.get(method, METHODS[method].default_scale)
 
 
-def _method(classifier: Classifier, key: str) -> Method:
-    """Return a method that works on the classifier; raises `ValueError` and `MethodNotApplicable`."""
+def _is_of_the_last_layer(scales: dict[str, float]) -> bool:
+    """Return whether HiResCAM was measured while its default was the last layer, where its map is that of Grad-CAM."""
+    hires_cam, grad_cam = scales.get("hires_cam"), scales.get("grad_cam")
+    return None not in (hires_cam, grad_cam) and abs(hires_cam - grad_cam) <= 1e-4 * grad_cam
+
+
+def _choose(classifier: Classifier, key: str, engine: str, settings: dict[str, Any]) -> Method:
+    """Return a method that can do what is asked; raises `ValueError` and `MethodNotApplicable`."""
     if key not in METHODS:
         raise ValueError(f"{key!r} is not a method. Use one of: {', '.join(METHODS)}.")
-    if reason := METHODS[key].reason_unsupported(classifier):
+    method = METHODS[key]
+    if engine not in ENGINES:
+        raise ValueError(f"{engine!r} is not an engine. Use one of: {', '.join(ENGINES)}.")
+    if engine == "captum" and "captum" not in method.engines:
+        with_captum = ", ".join(other.key for other in METHODS.values() if "captum" in other.engines)
+        raise ValueError(f"{key} has no counterpart in Captum. With engine='captum' use one of: {with_captum}.")
+    parameters = inspect.signature(method.attribute).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{key} has no setting {name!r}. Its settings are: {', '.join(known) or 'none'}.")
+    if reason := method.reason_unsupported(classifier):
         raise MethodNotApplicable(reason)
-    return METHODS[key]
+    return method
 
 
 def _explanation(
     classifier: Classifier,
     method: Method,
-    prepared: ModelInput,
-    logits: torch.Tensor,
+    view: Image.Image,
     target: int,
-    attribution: np.ndarray,
-    settings: dict,
+    logits: torch.Tensor,
+    map_and_settings: tuple[np.ndarray, dict],
 ) -> Explanation:
+    attribution, settings = map_and_settings
     return Explanation(
         method=method.key,
         label=classifier.label_names[target],
@@ -154,11 +250,7 @@ def _explanation(
         scale=color_scale(classifier, method.key),
         unit=method.unit,
         signed=method.signed,
-        view=prepared.view,
+        view=view,
         prediction=classifier.prediction(logits),
         settings=settings,
     )
-
-
-def _silent(done: int, total: int, attribution: np.ndarray | None = None) -> None:
-    """Report progress to nobody."""

@@ -163,7 +163,7 @@ def _load_from_hub(name: str, device: torch.device) -> Classifier:
 
 def with_warnings(classifier: Classifier, *warnings: PredictionWarning) -> Classifier:
     """Return the classifier with further warnings; it shares the model with the original."""
-    return replace(classifier, notices=(*classifier.notices, *warnings)) if warnings else classifier
+    return replace(classifier, warnings=(*classifier.warnings, *warnings)) if warnings else classifier
 
 
 def _read(name: str, folder: Path, revision: str | None, device: torch.device) -> Classifier:

@@ -146,7 +146,7 @@ def describe_model(checkpoint: str) -> str:
         classifier = get_classifier(checkpoint, allow_fallback=True)
     except UserError as error:
         return error.message
-    return texts.about_model(classifier.info, classifier.metrics, classifier.notices)
+    return texts.about_model(classifier.info, classifier.metrics, classifier.warnings)
 
 
 def warm_up() -> None:

@@ -236,12 +236,20 @@ def test_guided_methods_are_captums_summed_over_the_channels(name):
     # captum stretches each cell over a block of pixels, we lay it where it belongs: divided by its block's value, and
     # times ours, captum's is ours.
     blocks = (product.detach() / guided).nanmedian(dim=1).values[0]
-    cells = blocks.view(layer.cells[0], 64 // layer.cells[0], layer.cells[1], 64 // layer.cells[1]).nanmedian(dim=1)
+    height, width = layer.grid_size
+    cells = blocks.view(height, 64 // height, width, 64 // width).nanmedian(dim=1)
     cells = cells.values.nanmedian(dim=2).values[None, None]
     aligned = resample_to_image(cells, layer, (64, 64))[0, 0].numpy()
     both = explain(classifier, scan, "guided_grad_cam", 0).attribution
     assert both == pytest.approx(expected * aligned, abs=1e-4 * float((expected * aligned).max()))
     assert both.max() > 0
+
+
+def test_explaining_leaves_the_processs_warning_filters_alone(resnet):
+    # They belong to all threads; Captum's warning about its hooks is filtered when the module is imported.
+    before = list(warnings.filters)
+    explain(resnet, make_scan((96, 96)), "guided_backprop")
+    assert warnings.filters == before
 
 
 def test_guided_grad_cam_is_captums_where_cells_are_pixels(grey):
@@ -261,7 +269,7 @@ def test_guided_grad_cam_is_captums_where_cells_are_pixels(grey):
         (make_timm("test_efficientnet", (64, 64)), "Silu"),
         (make_timm("test_vit", (160, 160)), "Gelu"),
         (make_classifier(Bent(), (32, 32)), "LeakyRelu"),
-        (make_classifier(Functional(), (32, 32)), "a rectifier that is no module"),
+        (make_classifier(Functional(), (32, 32)), "a ReLU that is no module"),
         (make_timm("test_resnet", (64, 64)), None),
         (make_vgg((64, 64)), None),
         (make_classifier(Places(), (32, 32)), None),

@@ -78,7 +78,7 @@ def asked(hub: Hub) -> list[str]:
 
 
 def codes(classifier) -> list[str]:
-    return [notice.code for notice in classifier.notices]
+    return [notice.code for notice in classifier.warnings]
 
 
 # Which commit answers
@@ -475,7 +475,7 @@ def test_a_repository_that_was_deleted_is_called_so(hub, files, repo):
     refresh(repo)
     classifier = hub_follower.classifier_of(repo)
     assert (classifier.info.revision, codes(classifier)) == (sha, ["removed_from_hub"])
-    assert "no longer on the Hub" in classifier.notices[0].message
+    assert "no longer on the Hub" in classifier.warnings[0].message
 
 
 def test_the_first_answer_while_the_hub_hangs_carries_a_warning(hub, files, repo, black_hole, tmp_path, monkeypatch):
@@ -485,7 +485,7 @@ def test_the_first_answer_while_the_hub_hangs_carries_a_warning(hub, files, repo
     monkeypatch.setattr(pulling, "ANSWER_SECONDS", 600)
     classifier = hub_follower.HubFollower(repo).classifier()
     assert (classifier.info.revision, codes(classifier)) == (sha, ["hub_unreachable"])
-    assert "has not finished answering" in classifier.notices[0].message
+    assert "has not finished answering" in classifier.warnings[0].message
 
 
 # What is in memory

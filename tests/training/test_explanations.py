@@ -455,7 +455,7 @@ def test_a_stretched_map_is_the_interpolated_feature_map(checkpoint):
     size = explanation.attribution.shape
     rows, columns = (
         (offset + stride * np.arange(count)).astype(int)
-        for count, stride, offset in zip(layer.cells, layer.stride, layer.offset, strict=True)
+        for count, stride, offset in zip(layer.grid_size, layer.stride, layer.offset, strict=True)
     )
     feature_map = torch.from_numpy(explanation.attribution[np.ix_(rows, columns)])[None, None]
     expected = torch.nn.functional.interpolate(feature_map, size, mode="bilinear", align_corners=False)[0, 0].numpy()

@@ -285,10 +285,10 @@ def stretch(attribution: np.ndarray, grid: TargetLayer) -> np.ndarray:
     """
     rows, columns = (
         (offset + stride * np.arange(count)).round().clip(0, side - 1).astype(int)
-        for side, count, stride, offset in zip(attribution.shape, grid.cells, grid.stride, grid.offset, strict=True)
+        for side, count, stride, offset in zip(attribution.shape, grid.grid_size, grid.stride, grid.offset, strict=True)
     )
     feature_map = torch.from_numpy(attribution[np.ix_(rows, columns)])[None, None]
-    stride = tuple(side / count for side, count in zip(attribution.shape, grid.cells, strict=True))
+    stride = tuple(side / count for side, count in zip(attribution.shape, grid.grid_size, strict=True))
     usual = replace(grid, stride=stride, offset=tuple(step / 2 - 0.5 for step in stride))
     return resample_to_image(feature_map, usual, attribution.shape)[0, 0].numpy()
 
