@@ -1,6 +1,9 @@
 """Explanations: one table of methods, what `explain` promises for all of them, and nothing left behind for the next."""
 
+import gc
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,12 @@ from torch import nn
 
 from brain_xai import METHODS, MethodNotApplicable, explain, load_checkpoint
 from brain_xai.checkpoint.folder import save_checkpoint
-from brain_xai.classifier import Classifier
-from brain_xai.explanation import Cancelled, explain_all
+from brain_xai.classifier import Classifier, PredictionWarning
+from brain_xai.explanation import Cancelled, color_scale, explain_all
+from brain_xai.methods.cam import linear_head
+from brain_xai.methods.partial_forward import partial_forward
 from brain_xai.methods.request import Request
+from brain_xai.methods.target_layer import target_layer
 from brain_xai.preprocess import Preprocessing
 from tests.helpers.nets import (
     IMAGENET,
@@ -140,6 +146,88 @@ def test_every_method_works_or_says_why_not(name):
 def test_a_measured_scale_comes_before_the_default():
     classifier = make_classifier(Total(), (32, 32), PLAIN, attribution_scale={"occlusion": 7.5})
     assert explain(classifier, make_scan((32, 32)), "occlusion").scale == 7.5
+
+
+def test_hires_cams_scale_is_not_that_of_another_layer():
+    # While it read the last layer by default its measured scale was Grad-CAM's, up to rounding.
+    classifier = make_timm("test_resnet", (64, 64))
+    old, new = ({"grad_cam": 0.86234260, "hires_cam": scale} for scale in (0.86234277, 0.2))
+    assert color_scale(replace(classifier, attribution_scale=old), "hires_cam") == METHODS["hires_cam"].default_scale
+    assert color_scale(replace(classifier, attribution_scale=old), "grad_cam") == old["grad_cam"]
+    assert color_scale(replace(classifier, attribution_scale=new), "hires_cam") == 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_explanation_draws_itself(method, resnet, tmp_path):
+    explanation = explain(resnet, make_scan((96, 96)), method, **COARSE[method])
+    assert (explanation.unit, explanation.signed) == (METHODS[method].unit, METHODS[method].signed)
+    drawn = explanation.image()
+    assert (drawn.mode, drawn.width) == ("RGB", 480)
+    assert not np.array_equal(drawn, explanation.image(opacity=0.2))
+    explanation.save(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as saved:
+        assert np.array_equal(saved, drawn)
+
+
+def test_an_outline_is_drawn_on_request():
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[:16, :16] = 255
+    classifier = make_classifier(Total(), (32, 32), PLAIN, attribution_scale={"occlusion": 64.0})
+    explanation = explain(classifier, Image.fromarray(pixels), "occlusion", "cat", window=0.25, stride=0.25)
+    assert not np.array_equal(explanation.image(), explanation.image(outline=True))
+
+
+def test_an_array_is_explained_as_the_image_it_holds(resnet):
+    scan = make_scan((120, 80))
+    expected = explain(resnet, scan).attribution
+    assert explain(resnet, np.asarray(scan)).attribution == pytest.approx(expected, abs=1e-5)
+
+
+def test_progress_and_engine_are_keywords(resnet):
+    with pytest.raises(TypeError, match="positional"):
+        explain(resnet, make_scan((96, 96)), "grad_cam", "cat", lambda *_: None)
+
+
+# What is computed once per model
+
+
+def test_a_replaced_classifier_of_the_same_model_shares_what_was_computed():
+    classifier = make_timm("test_resnet", (64, 64))
+    warned = replace(classifier, warnings=(PredictionWarning("hub_unreachable", "The Hub is unreachable."),))
+    passes = []
+    classifier.model.register_forward_hook(lambda *_: passes.append(1))
+    layer, network, head = target_layer(classifier), partial_forward(classifier), linear_head(classifier)
+    with classifier.private_model() as private:
+        passes.clear()
+        assert target_layer(warned) is target_layer(warned, "last") is layer
+        assert (partial_forward(warned), linear_head(warned)) == (network, head)
+        with warned.private_model() as private_of_warned:
+            assert private_of_warned is private
+    assert not passes, "nothing is computed again"
+    assert [warning.code for warning in warned.predict(make_scan((64, 64))).warnings] == ["hub_unreachable"]
+    assert classifier.predict(make_scan((64, 64))).warnings == ()
+
+
+def test_a_replaced_model_shares_nothing():
+    classifier = make_timm("test_resnet", (64, 64))
+    other = replace(classifier, model=make_timm("test_resnet", (64, 64), seed=1).model)
+    with classifier.private_model() as one, other.private_model() as two:
+        assert one is not two
+    assert linear_head(other) is other.model.get_classifier()
+    assert linear_head(classifier) is classifier.model.get_classifier()
+
+
+def test_a_dropped_model_is_freed():
+    classifier = make_timm("test_resnet", (64, 64))
+    for method in METHODS:
+        explain(classifier, make_scan((64, 64)), method, **COARSE[method])
+    with classifier.private_model() as private:
+        pass
+    traced = partial_forward(classifier).model
+    references = [weakref.ref(module) for module in (classifier.model, private, traced)]
+    del classifier, private, traced
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
 
 
 def test_wrong_names_are_refused_with_the_right_ones(resnet):
