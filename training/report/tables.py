@@ -24,9 +24,9 @@ METRIC_NAMES = {
 }
 EXPLANATION_MEASURES = {"pointing_game": "pointing game", "energy_lift": "energy, times chance", "srg": "SRG"}
 MEASURE_DEFINITIONS = (
-    "Pointing game: how often the highest pixel of the map lies inside the tumor box. Energy: the share of the "
-    "positive evidence inside the box, divided by the box's share of the image. SRG: how much sooner the probability "
-    "falls when the most important pixels are replaced first instead of last."
+    "Pointing game: how often the highest pixel of the map lies inside the tumor box. Energy: share of the positive "
+    "evidence inside the box, over the box's share of the image. SRG: how much sooner the probability falls when the "
+    "most important pixels are replaced first instead of last."
 )
 # What a map that knows nothing of the model scores.
 CHANCE_ROWS = {"uniform": "The same evidence everywhere.", "center": "A soft blob in the middle of the image."}
