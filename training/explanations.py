@@ -11,7 +11,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -79,15 +79,12 @@ def measure_explanations(settings: MapSettings) -> dict:
         ValueError: A method does not exist, or none works on this architecture.
     """
     started = time.perf_counter()
-    folder = local_folder(settings.checkpoint)
+    if is_on_hub(settings.checkpoint):
+        raise CheckpointError(f"{settings.checkpoint} is neither a bundled checkpoint nor a folder.")
     classifier = load_checkpoint(settings.checkpoint, settings.device)
     not_applicable, methods = choose_methods(classifier, settings.methods)
-    training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["brain_xai"].get("training", {})
-    sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
-    predictions = {name: predict(classifier, scans.pixels[: settings.limit]) for name, scans in sets.items()}
-    targets = predictions if settings.target == "predicted" else {name: scans.labels for name, scans in sets.items()}
-    benchmark = Benchmark(classifier, sets, targets, settings.limit, settings.seed, settings.baseline)
-    measured = measure_all(benchmark, methods, predictions["test"])
+    benchmark = build_benchmark(settings, classifier)
+    measured = measure_all(benchmark, methods, predict(benchmark.classifier, benchmark.sets["test"], settings.limit))
     return {
         **describe_benchmark(settings, benchmark),
         **measured,
@@ -98,12 +95,25 @@ def measure_explanations(settings: MapSettings) -> dict:
     }
 
 
+def build_benchmark(settings: MapSettings, classifier: Classifier) -> Benchmark:
+    """Choose the held-out images and the classes to explain; raises `DataError`."""
+    config = json.loads((checkpoint_folder(settings.checkpoint) / "config.json").read_text(encoding="utf-8"))
+    training = config["brain_xai"].get("training", {})
+    sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
+    # The images are framed already, and framing them again would move them in their boxes.
+    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, frame=False))
+    targets = {name: scans.labels for name, scans in sets.items()}
+    if settings.target == "predicted":
+        targets = {name: predict(classifier, scans, settings.limit) for name, scans in sets.items()}
+    return Benchmark(classifier, sets, targets, settings.limit, settings.seed, settings.baseline)
+
+
 def describe_benchmark(settings: MapSettings, benchmark: Benchmark) -> dict:
     """Return what was measured: the checkpoint, the images, and how."""
     classifier = benchmark.classifier
     return {
         "checkpoint": {
-            "name": local_folder(settings.checkpoint).resolve().name,
+            "name": checkpoint_folder(settings.checkpoint).resolve().name,
             "revision": classifier.info.revision,
             "architecture": classifier.info.architecture,
         },
@@ -120,13 +130,6 @@ def describe_benchmark(settings: MapSettings, benchmark: Benchmark) -> dict:
     }
 
 
-def local_folder(checkpoint: str) -> Path:
-    """Return the folder that the measurements are written into; raises `CheckpointError` for an id on the Hub."""
-    if is_on_hub(checkpoint):
-        raise CheckpointError(f"{checkpoint} is neither a bundled checkpoint nor a folder.")
-    return checkpoint_folder(checkpoint)
-
-
 def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tuple[dict[str, str], list[str]]:
     """Return why some methods cannot work on the classifier, and the others, with the consensus last."""
     named = list(METHODS) if methods is None else list(methods)
@@ -139,9 +142,9 @@ def choose_methods(classifier: Classifier, methods: Iterable[str] | None) -> tup
     return {method: reason for method, reason in reasons.items() if reason}, sorted(chosen, key=CONSENSUS.__eq__)
 
 
-def predict(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """Return the predicted class of each image uint8 [n, H, W], int64 [n]."""
-    inputs = (classifier.prepare(image) for image in pixels)
+def predict(classifier: Classifier, scans: BoxedScans, limit: int | None) -> np.ndarray:
+    """Return the predicted class of each of the first `limit` images, int64 [n]."""
+    inputs = (classifier.prepare(image) for image in scans.pixels[:limit])
     return np.array([int(classifier.logits(model_input.pixel_values)[0].argmax()) for model_input in inputs])
 
 
@@ -168,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         explanations = measure_explanations(settings)
     except (DataError, CheckpointError, ValueError) as error:
         parser.error(str(error))
-    save_explanations(explanations, local_folder(settings.checkpoint))
+    save_explanations(explanations, checkpoint_folder(settings.checkpoint))
     print(explanations_table(explanations))
     print(f"\n{explanations['seconds']:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
 

@@ -42,7 +42,14 @@ from training.evaluation.map_quality import (
     summarize,
 )
 from training.evaluation.metrics import Bootstrap, ratio_with_interval
-from training.explanations import MapSettings, choose_methods, main, measure_explanations, save_explanations
+from training.explanations import (
+    MapSettings,
+    build_benchmark,
+    choose_methods,
+    main,
+    measure_explanations,
+    save_explanations,
+)
 from training.publishing.bundle import bundle
 
 SIDE = 64
@@ -162,6 +169,30 @@ def test_the_order_of_the_images_depends_only_on_the_seed(checkpoint, data):
         for seed in (0, 0, 1)
     ]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_framed_images_are_not_framed_again(checkpoint, data, tmp_path):
+    """The model sees exactly the pixels that the boxes belong to."""
+    folder = shutil.copytree(checkpoint, tmp_path / "framed")
+    plain = load_checkpoint(checkpoint)
+    save_checkpoint(
+        folder,
+        timm.create_model("test_resnet", num_classes=len(LABELS)),
+        label_names=LABELS,
+        preprocessing=replace(plain.preprocessing, frame=True),
+        brain_xai={"training": SETTINGS},
+    )
+    classifier = load_checkpoint(folder)
+    assert classifier.preprocessing.frame
+    benchmark = build_benchmark(settings(folder, data), classifier)
+    scans = benchmark.sets["test"]
+    for pixels in scans.pixels:
+        assert np.array_equal(np.asarray(benchmark.classifier.prepare(pixels).view)[..., 0], pixels)
+    assert any((np.asarray(classifier.prepare(pixels).view)[..., 0] != pixels).any() for pixels in scans.pixels)
+    for pixels, (x_min, y_min, x_max, y_max) in zip(scans.pixels, scans.boxes * SIDE, strict=True):
+        rows, columns = np.nonzero(pixels == pixels.max())
+        assert y_min <= rows.mean() <= y_max
+        assert x_min <= columns.mean() <= x_max
 
 
 @pytest.mark.parametrize(
