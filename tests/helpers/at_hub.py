@@ -23,8 +23,8 @@ def use(endpoint: str, cache: Path, patch: pytest.MonkeyPatch, token: str = "hf_
 
 
 def publish(hub: Hub, repo_id: str, files: dict[str, bytes], branch: str = "main") -> str:
-    """Commit files as they are and return the sha; the repository and the branch are made where missing."""
-    hub.store.create("models", repo_id, author="tests")
+    """Commit files as they are and return the sha; the repository and the branch are created if missing."""
+    hub.store.create("models", repo_id)
     repository = hub.store.find("models", repo_id)
     if branch not in repository.refs["branches"]:
         repository.add_ref("branches", branch, repository.refs["branches"]["main"])
@@ -34,7 +34,7 @@ def publish(hub: Hub, repo_id: str, files: dict[str, bytes], branch: str = "main
         is_large = name.endswith((".safetensors", ".bin"))
         digest = hashlib.sha256(content).hexdigest()
         added[name] = large_file(digest, len(content)) if is_large else regular_file(content)
-    return repository.add_commit(branch, title="from a test", author="tests", added=added).sha
+    return repository.add_commit(branch, "from a test", added).sha
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
-"""Repositories in a folder of plain files: commits never change, branches move, tags stay.
+"""The repositories of the local Hub, in a folder of plain files: commits never change, branches move, tags stay.
 
-ROOT/models/org/name/ holds `repo.json` (settings), `refs.json` (branches and tags), `commits/<sha>.json` (a snapshot
-each) and `objects/<sha256>` (the content of every file of every commit).
+ROOT/models/org/name/ holds repo.json (settings), refs.json (branches and tags), commits/<sha>.json (one snapshot each)
+and objects/<sha256> (the content of every file of every commit).
 """
 
 import hashlib
@@ -14,13 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-from tests.helpers.local_hub.errors import HubError, entry_not_found, head_has_moved, revision_not_found
-
-# What the real Hub puts into a new repository: these go to the storage of large files.
+# What the real Hub puts into a new repository: these files go to the storage of large files.
 GIT_ATTRIBUTES = "".join(
-    f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n"
-    for ending in ("arrow", "bin", "ckpt", "gz", "npy", "npz", "onnx", "parquet", "pt", "pth", "safetensors", "zip")
+    f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in ("bin", "ckpt", "npy", "pt", "pth", "safetensors")
 )
+
+
+class HubError(Exception):
+    """A refusal: an HTTP status, a sentence, and the X-Error-Code by which the client chooses its exception."""
+
+    def __init__(self, status: int, message: str, code: str = "", **details: object):
+        super().__init__(message)
+        self.status, self.message, self.code = status, message, code
+        self.details = details  # further keys of the JSON body
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class File:
 
     @property
     def etag(self) -> str:
-        """What the Hub calls the content: SHA-256 of a large file, git's id of any other."""
+        """How the Hub identifies the content: SHA-256 of a large file, git's id of any other."""
         return self.sha256 if self.is_lfs else self.oid
 
 
@@ -45,8 +51,6 @@ class Commit:
     sha: str
     parent: str | None
     title: str
-    message: str
-    author: str
     date: str
     files: dict[str, File]
 
@@ -65,7 +69,7 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 class Repository:
-    """One repository; `kind` is "models", "datasets" or "spaces", as in the addresses of the API."""
+    """One repository; `kind` is "models" or "spaces", as in the addresses of the API."""
 
     def __init__(self, root: Path, kind: str, repo_id: str, lock: threading.RLock):
         self.kind = kind
@@ -75,12 +79,8 @@ class Repository:
 
     @property
     def settings(self) -> dict:
-        """`private` (bool), `gated` (False, "auto" or "manual"), `sdk` (of a Space, else None), `created` (date)."""
+        """`private` (bool) and `sdk` (of a Space, else None)."""
         return _read(self.folder / "repo.json")
-
-    def change_settings(self, **changes: object) -> None:
-        with self._lock:
-            _write(self.folder / "repo.json", self.settings | changes)
 
     @property
     def refs(self) -> dict[str, dict[str, str]]:
@@ -88,7 +88,7 @@ class Repository:
         return _read(self.folder / "refs.json")
 
     def add_ref(self, group: str, name: str, sha: str) -> None:
-        """Add a branch or a tag; refused where the name is taken."""
+        """Add a branch or a tag; refused if the name is taken."""
         with self._lock:
             refs = self.refs
             if name in refs[group]:
@@ -100,72 +100,46 @@ class Repository:
         with self._lock:
             refs = self.refs
             if refs[group].pop(name, None) is None:
-                raise revision_not_found(name)
+                raise _revision_not_found(name)
             _write(self.folder / "refs.json", refs)
 
     def resolve(self, revision: str) -> Commit:
-        """Return the commit that a branch, a tag or a sha (whole, or its first 7 digits or more) names."""
+        """Return the commit that a branch, a tag or a full sha names."""
         refs = self.refs
-        sha = refs["branches"].get(revision) or refs["tags"].get(revision)
-        if sha is None and 7 <= len(revision) <= 40 and revision.isalnum():
-            sha = next((path.stem for path in (self.folder / "commits").glob(f"{revision}*.json")), None)
-        if sha is None:
-            raise revision_not_found(revision)
-        return self.commit(sha)
-
-    def commit(self, sha: str) -> Commit:
-        kept = _read(self.folder / "commits" / f"{sha}.json")
-        return Commit(**kept | {"files": {path: File(**file) for path, file in kept["files"].items()}})
+        sha = refs["branches"].get(revision) or refs["tags"].get(revision) or revision
+        file = self.folder / "commits" / f"{sha}.json"
+        if not file.is_file():
+            raise _revision_not_found(revision)
+        record = _read(file)
+        return Commit(**record | {"files": {path: File(**file) for path, file in record["files"].items()}})
 
     def history(self, commit: Commit) -> list[Commit]:
-        """Return the commit and all before it, newest first."""
+        """Return the commit and its ancestors, newest first."""
         commits = [commit]
         while commits[-1].parent:
-            commits.append(self.commit(commits[-1].parent))
+            commits.append(self.resolve(commits[-1].parent))
         return commits
 
     def add_commit(
-        self,
-        branch: str,
-        *,
-        title: str,
-        message: str = "",
-        author: str,
-        added: dict[str, File],
-        deleted: tuple[str, ...] = (),
-        parent: str | None = None,
+        self, branch: str, title: str, added: dict[str, File], deleted: tuple[str, ...] = (), parent: str = ""
     ) -> Commit:
-        """Move `branch` to a new snapshot; `deleted` are paths, of folders with a final slash.
-
-        Refused if `parent` is given and no longer the head, or if there is nothing to delete at a path.
-        """
+        """Move `branch` to a new snapshot; refused if `parent` is given and no longer the head of the branch."""
         with self._lock:
             refs = self.refs
             head = refs["branches"].get(branch)
             if head is None and refs["branches"]:
-                raise revision_not_found(branch)
-            if parent is not None and not (head or "").startswith(parent):
-                raise head_has_moved()
-            files = self.commit(head).files if head else {}
-            for path in deleted:
-                kept = {p: file for p, file in files.items() if p != path and not _is_inside(p, path)}
-                if len(kept) == len(files):
-                    raise entry_not_found(f"A file with this name doesn't exist: {path}")
-                files = kept
-            snapshot = {
-                "parent": head, "title": title, "message": message, "author": author, "date": now(),
-                "files": {path: asdict(file) for path, file in sorted((files | added).items())},
-            }  # fmt: skip
-            sha = hashlib.sha1(json.dumps(snapshot).encode()).hexdigest()
-            _write(self.folder / "commits" / f"{sha}.json", {"sha": sha} | snapshot)
+                raise _revision_not_found(branch)
+            if parent and head != parent:
+                raise HubError(412, "A commit has happened since. Please refresh and try again.")
+            before = self.resolve(head).files if head else {}
+            files = {path: file for path, file in before.items() if path not in deleted} | added
+            record = {"parent": head, "title": title, "date": _now()}
+            record["files"] = {path: asdict(file) for path, file in sorted(files.items())}
+            sha = hashlib.sha1(json.dumps(record).encode()).hexdigest()
+            _write(self.folder / "commits" / f"{sha}.json", {"sha": sha} | record)
             refs["branches"][branch] = sha
             _write(self.folder / "refs.json", refs)
-            return self.commit(sha)
-
-    def add_file(self, branch: str, path: str, content: bytes) -> Commit:
-        """Commit one small file, as somebody else who pushes in the meantime."""
-        self.add_object(content)
-        return self.add_commit(branch, title=f"Add {path}", author="somebody", added={path: regular_file(content)})
+            return self.resolve(sha)
 
     def has_object(self, sha256: str) -> bool:
         return (self.folder / "objects" / sha256).is_file()
@@ -188,8 +162,8 @@ class Store:
         repository = Repository(self.root, kind, repo_id, self._lock)
         return repository if (repository.folder / "repo.json").is_file() else None
 
-    def create(self, kind: str, repo_id: str, *, author: str, private: bool = False, sdk: str | None = None) -> bool:
-        """Make a repository with its first commit; returns whether it is new."""
+    def create(self, kind: str, repo_id: str, *, private: bool = False, sdk: str | None = None) -> bool:
+        """Create a repository with its first commit; returns whether it is new."""
         with self._lock:
             if self.find(kind, repo_id):
                 return False
@@ -197,11 +171,8 @@ class Store:
             attributes = GIT_ATTRIBUTES.encode()
             repository.add_object(attributes)
             _write(repository.folder / "refs.json", {"branches": {}, "tags": {}})
-            repository.add_commit(
-                "main", title="initial commit", author=author, added={".gitattributes": regular_file(attributes)}
-            )
-            settings = {"private": private, "gated": False, "sdk": sdk, "created": now()}
-            _write(repository.folder / "repo.json", settings)  # last: a repository is there once this is
+            repository.add_commit("main", "initial commit", {".gitattributes": regular_file(attributes)})
+            _write(repository.folder / "repo.json", {"private": private, "sdk": sdk})  # last: now it exists
             return True
 
     def delete(self, repository: Repository) -> None:
@@ -209,12 +180,12 @@ class Store:
             shutil.rmtree(repository.folder)
 
 
-def now() -> str:
+def _revision_not_found(revision: str) -> HubError:
+    return HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+
+
+def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return folder.endswith("/") and path.startswith(folder)
 
 
 def _git_id(content: bytes) -> str:
@@ -230,7 +201,7 @@ def _write(path: Path, value: dict) -> None:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a killed server leaves nothing half-written behind."""
+    """Write a file atomically: a killed server leaves nothing half-written behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     partial.write_bytes(content)
