@@ -177,17 +177,20 @@ def test_nothing_about_a_visitor_is_logged(client, scan, capfd):
 def test_importing_the_app_and_building_the_page_start_nothing(tiny, tmp_path):
     """In a process of its own, because other tests start everything."""
     code = f"""
-import os, signal, sys, tempfile, threading
-import gradio, torch  # what these do by themselves is not ours
+import os, signal, sys, threading
+import gradio, torch  # what these two do by themselves is not ours: they set HF_… and TORCH… variables later on
+def state():
+    settings = [(name, value) for name, value in os.environ.items() if not name.startswith(("HF_", "TORCH"))]
+    return settings, signal.getsignal(signal.SIGTERM), threading.enumerate()
 opened = []
 sys.addaudithook(lambda event, values: opened.append(str(values[0])) if event == "open" else None)
-before = dict(os.environ), signal.getsignal(signal.SIGTERM), threading.enumerate()
+before = state()
 import app
 from brain_xai.ui.page import build_page
 assert not hasattr(app, "demo")
 assert not os.listdir({str(tmp_path)!r}), "the import made a file"
 page = build_page()
-assert before == (dict(os.environ), signal.getsignal(signal.SIGTERM), threading.enumerate())
+assert before == state()
 assert not [name for name in opened if name.endswith(".safetensors")], "a model was loaded"
 assert not [name for name in os.listdir({str(tmp_path)!r}) if name.startswith("brain-xai")]
 """
