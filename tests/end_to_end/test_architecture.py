@@ -1,14 +1,16 @@
-"""The house plan: who may import whom, and what is not allowed in the repository."""
+"""The house plan: who may import whom, how long a function may be, and what is not allowed in the repository."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 TRAINING_ONLY = {"training", "datasets", "evaluate", "accelerate", "sklearn", "matplotlib", "transformers"}
+MAX_FUNCTION_LINES = 45
 PICKLES = (".pt", ".pth", ".pkl", ".bin", ".ckpt", ".npy")
 MAX_FILE_BYTES = 1_000_000
 MAX_BUNDLED_BYTES = 13_000_000
@@ -79,6 +81,17 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
     return [set(circle) for circle in found]
 
 
+def functions() -> Iterator[tuple[str, int]]:
+    """Every function with its number of lines, its docstring not counted."""
+    for module, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+                docstring = first.end_lineno - first.lineno + 1 if is_docstring else 0
+                yield f"{module}.{node.name}", node.end_lineno - node.lineno + 1 - docstring
+
+
 def tracked() -> list[str]:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -137,6 +150,11 @@ def test_importing_brain_xai_loads_neither_gradio_nor_training():
     code = f"import brain_xai, sys; print(sorted({TRAINING_ONLY | {'gradio'}!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_function_is_longer_than_a_screen():
+    too_long = {name: lines for name, lines in functions() if lines > MAX_FUNCTION_LINES}
+    assert too_long == {}
 
 
 def test_no_pickles_no_scans_no_large_files():
