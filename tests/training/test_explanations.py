@@ -26,6 +26,7 @@ from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import TargetLayer, target_layer
 from brain_xai.preprocess import Preprocessing
+from tests.helpers.nets import PLAIN
 from tests.helpers.scans import LABELS, MARKS, make_scan, write_scans
 from training.data.duplicate_groups import duplicate_groups
 from training.data.sources import DataError, load_scans
@@ -54,7 +55,6 @@ from training.publishing.bundle import bundle
 
 SIDE = 64
 SETTINGS = {"validation_fraction": 0.25, "test_fraction": 0.15}
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def box_of(label, mirrored=False):

@@ -10,10 +10,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
+from tests.helpers.scans import LABELS
 from training.evaluation.metrics import Bootstrap, ClassificationMetrics, compute_metrics
-
-LABELS = ["glioma", "meningioma", "notumor", "pituitary"]
-
 
 NO_INTERVAL = Bootstrap(samples=0)
 
