@@ -241,6 +241,9 @@ def test_the_command_writes_numbers_with_n_and_interval(measured):
         assert found["srg"]["value"] == pytest.approx(found["insertion"]["value"] - found["deletion"]["value"])
     for method, found in content["methods"].items():
         assert found["forward_passes"] == METHODS[method].forward_passes
+        # 1 would be the same map, as if the weights had not been randomized.
+        assert found["randomized"]["value"] < 0.9
+        assert found["randomized_half"]["value"] < 0.99
         assert found["max_sensitivity"]["n"] == found["randomized"]["n"] == found["randomized_half"]["n"] == 6
     assert sum(content["consensus_weights"].values()) == pytest.approx(1)
     assert "`grad_cam`" in printed

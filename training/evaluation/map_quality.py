@@ -48,13 +48,13 @@ class Candidate:
         name: Shown while it is measured.
         attribute: Makes a map.
         forward_passes: What a map costs; 0 for baselines.
-        grid: The feature map that its maps are resampled from, None if there is none.
+        layer: Where the feature map that its maps are resampled from lies; None if they are not resampled.
     """
 
     name: str
     attribute: Attribute
     forward_passes: int = 0
-    grid: TargetLayer | None = None
+    layer: TargetLayer | None = None
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ class Benchmark:
             return maps[image]
 
         settings = explain(self.classifier, self.sets["test"].pixels[0], key).settings
-        grid = None
+        layer = None
         if {"cells", "stride", "offset"} <= settings.keys():
-            grid = TargetLayer(settings["target_layer"], settings["cells"], settings["stride"], settings["offset"])
-        return Candidate(key, attribute, METHODS[key].forward_passes, grid)
+            layer = TargetLayer(settings["target_layer"], settings["cells"], settings["stride"], settings["offset"])
+        return Candidate(key, attribute, METHODS[key].forward_passes, layer)
 
     @cached_property
     def randomized(self) -> dict[str, "Benchmark"]:
@@ -150,7 +150,7 @@ def measure_all(benchmark: Benchmark, methods: Sequence[str], predictions: np.nd
         results["methods"][method] = measured | stable | {"forward_passes": candidate.forward_passes}
         if method != CONSENSUS:
             gains[method] = gain_over_chance(on_validation)
-        if candidate.grid is not None:
+        if candidate.layer is not None:
             results["alignment"][method] = compare_alignment(benchmark, candidate, per_image[method])
     for candidate in baselines(benchmark, methods[0]):
         results["baselines"][candidate.name], _, per_image[candidate.name] = measure_candidate(benchmark, candidate)
@@ -227,7 +227,6 @@ def summarize(benchmark: Benchmark, per_image: PerImage) -> dict[str, dict]:
 def measure_faithfulness(benchmark: Benchmark, candidate: Candidate) -> dict[str, dict]:
     """Replace pixels in the order of the map and follow the calibrated probability of the explained class."""
     classifier, scans, targets = benchmark.classifier, benchmark.sets["test"], benchmark.targets["test"]
-    black = classifier.prepare(np.zeros(classifier.preprocessing.size, np.uint8)).pixel_values
     count = min(benchmark.sample_size("test", candidate.forward_passes), FAITHFULNESS_IMAGES)
     rows = []
     for i in _progress(count, f"{candidate.name}: faithfulness"):
@@ -236,7 +235,7 @@ def measure_faithfulness(benchmark: Benchmark, candidate: Candidate) -> dict[str
             return torch.softmax(classifier.logits(pixel_values) / classifier.temperature, dim=1)[:, target]
 
         pixel_values = classifier.prepare(scans.pixels[i]).pixel_values
-        baseline = black if benchmark.baseline == "black" else quality.blurred(pixel_values)
+        baseline = classifier.black.cpu() if benchmark.baseline == "black" else quality.blurred(pixel_values)
         attribution = candidate.attribute(scans.pixels[i], targets[i])
         rows.append(quality.faithfulness(probability, pixel_values, attribution, baseline, seed=benchmark.seed + i))
     return benchmark.means(rows)
@@ -265,7 +264,7 @@ def compare_alignment(benchmark: Benchmark, candidate: Candidate, aligned: PerIm
     """Compare maps placed by their receptive fields with the same feature maps stretched over the image, in pairs."""
 
     def attribute(pixels: np.ndarray, target: int) -> np.ndarray:
-        return stretch(candidate.attribute(pixels, target), candidate.grid)
+        return stretch(candidate.attribute(pixels, target), candidate.layer)
 
     stretched = localize(benchmark, replace(candidate, attribute=attribute), "test")
     both = {"aligned": summarize(benchmark, aligned), "stretched": summarize(benchmark, stretched)}
@@ -278,18 +277,20 @@ def compare_alignment(benchmark: Benchmark, candidate: Candidate, aligned: PerIm
     return compared
 
 
-def stretch(attribution: np.ndarray, grid: TargetLayer) -> np.ndarray:
+def stretch(attribution: np.ndarray, layer: TargetLayer) -> np.ndarray:
     """Return the map [H, W] that `F.interpolate` makes of the same feature map, whatever its receptive fields.
 
     The feature map is read off the attribution at the centers of its receptive fields.
     """
     rows, columns = (
         (offset + stride * np.arange(count)).round().clip(0, side - 1).astype(int)
-        for side, count, stride, offset in zip(attribution.shape, grid.grid_size, grid.stride, grid.offset, strict=True)
+        for side, count, stride, offset in zip(
+            attribution.shape, layer.grid_size, layer.stride, layer.offset, strict=True
+        )
     )
     feature_map = torch.from_numpy(attribution[np.ix_(rows, columns)])[None, None]
-    stride = tuple(side / count for side, count in zip(attribution.shape, grid.grid_size, strict=True))
-    usual = replace(grid, stride=stride, offset=tuple(step / 2 - 0.5 for step in stride))
+    stride = tuple(side / count for side, count in zip(attribution.shape, layer.grid_size, strict=True))
+    usual = replace(layer, stride=stride, offset=tuple(step / 2 - 0.5 for step in stride))
     return resample_to_image(feature_map, usual, attribution.shape)[0, 0].numpy()
 
 
