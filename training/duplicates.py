@@ -1,4 +1,4 @@
-"""Report which pictures of a data set are copies of each other.
+"""Report which images of a data set are copies of each other.
 
 python -m training.duplicates --data-dir DIR
 """
@@ -14,7 +14,8 @@ from training.data.duplicate_groups import duplicate_groups, duplicate_report
 from training.data.sources import DataError, load_scans
 
 
-def _as_text(report: dict) -> str:
+def format_report(report: dict) -> str:
+    """Return the report as text: a row per class, then conflicting labels and skipped files."""
     columns = ("images", "distinct_pictures", "test_images", "test_images_with_copy_in_train")
     lines = [f"{'':<14}{'images':>9}{'distinct':>10}{'test':>7}{'test with a copy in train':>27}"]
     for name, counts in {**report["classes"], "all": report}.items():
@@ -22,26 +23,26 @@ def _as_text(report: dict) -> str:
         share = f"{copied} ({copied / test:.0%})" if test else "-"
         lines.append(f"{name:<14}{images:>9}{distinct:>10}{test:>7}{share:>27}")
     lines.append(f"\nTraining images that are a copy of a test image: {report['train_images_with_copy_in_test']}")
-    lines.append(f"Largest group: {report['largest_group']} files of one picture")
+    lines.append(f"Largest group: {report['largest_group']} files of one image")
     lines.append(f"\nGroups with conflicting labels: {report['conflicting_groups']}")
     for conflict in report["conflicts"]:
         members = (f"{file} ({label})" for file, label in zip(conflict["files"], conflict["labels"], strict=True))
         lines.append(f"  group {conflict['group']}: {', '.join(members)}")
-    lines.append(f"\nFiles left out: {len(report['left_out'])}")
+    lines.append(f"\nFiles skipped: {len(report['left_out'])}")
     lines += [f"  {entry['file']}: {entry['reason']}" for entry in report["left_out"]]
     lines.append(f"\n{report['seconds']:.0f} seconds")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; prints the report and writes it where asked."""
     parser = argparse.ArgumentParser(prog="python -m training.duplicates", description=__doc__)
     parser.add_argument("--data-dir", required=True, help="folder of Training/<class> and Testing/<class>, or <class>")
     parser.add_argument("--json", type=Path, help="write the report to this file")
-    parser.add_argument("--csv", type=Path, help="write file, label, split and group of every picture to this file")
+    parser.add_argument("--csv", type=Path, help="write file, label, split and group of every image to this file")
     options = parser.parse_args(arguments)
 
     start = time.perf_counter()
-
     try:
         scans = load_scans(data_dir=options.data_dir)
     except DataError as error:
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = duplicate_report(groups, scans.labels, scans.label_names, scans.official_split)
     for conflict in report["conflicts"]:
         conflict["files"] = [scans.files[image] for image in conflict.pop("images")]
-    report["left_out"] = [{"file": file, "reason": reason} for file, reason in scans.left_out]
+    report["left_out"] = [{"file": file, "reason": reason} for file, reason in scans.skipped]
     report["seconds"] = round(time.perf_counter() - start, 1)
-    print(_as_text(report))
+    print(format_report(report))
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if options.csv:

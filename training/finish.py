@@ -169,7 +169,7 @@ def describe_data(settings: TrainConfig, data: TrainingData) -> dict:
         "source": settings.dataset or settings.kaggle or Path(settings.data_dir).resolve().name,
         "fingerprint": scans.fingerprint,
         **{key: report[key] for key in numbers},
-        "left_out": len(scans.left_out),
+        "left_out": len(scans.skipped),
         "n": data.identity.sizes,
     }
 

@@ -89,7 +89,7 @@ def load_data(settings: TrainConfig, accelerator: Accelerator) -> TrainingData:
     (groups,) = broadcast_object_list(groups)
     fractions = settings.validation_fraction, settings.test_fraction
     splits = split_scans(scans, groups, settings.split, settings.seed, *fractions)
-    for file, reason in scans.left_out:
+    for file, reason in scans.skipped:
         accelerator.print(f"skipped: {file} ({reason})")
     for name, indices in vars(splits).items():
         counts = np.bincount(scans.labels[indices], minlength=len(scans.label_names))

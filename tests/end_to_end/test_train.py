@@ -47,7 +47,7 @@ def test_the_folder_holds_a_checkpoint(trained):
 
 
 def test_the_checkpoint_answers_as_measured(trained, data):
-    """The numbers in metrics.json are those that the published folder gives on the test pictures."""
+    """The numbers in metrics.json are those that the published folder gives on the test images."""
     folder, _ = trained
     classifier = load_checkpoint(folder)
     answers = [

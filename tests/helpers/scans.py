@@ -1,4 +1,4 @@
-"""Small made-up scans for tests: a head with a mark whose place and brightness tell the class."""
+"""Small synthetic scans for tests: a head with a bright mark whose position depends on the class."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MARKS = {"glioma": (20, 24), "meningioma": (44, 16), "pituitary": (32, 46)}
 
 
 def make_scan(label: str, seed: int, side: int = 64) -> Image.Image:
-    """Return a grey picture; the same label and seed give the same picture."""
+    """Return a gray image; the same label and seed give the same image."""
     random = np.random.default_rng([LABELS.index(label), seed])
     image = Image.new("L", (64, 64))
     draw = ImageDraw.Draw(image)
@@ -26,7 +26,7 @@ def make_scan(label: str, seed: int, side: int = 64) -> Image.Image:
 
 
 def write_scans(root: Path, train: int = 12, test: int = 4) -> Path:
-    """Write Training/<class> and Testing/<class> with `train` and `test` different pictures a class as PNG."""
+    """Write Training/<class> and Testing/<class> with `train` and `test` different PNG images per class."""
     for folder, seeds in (("Training", range(train)), ("Testing", range(train, train + test))):
         for label in LABELS:
             (root / folder / label).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Tumour boxes in training: masks where the boxes are, moved with the picture, and a loss that is right by hand."""
+"""Tumor boxes in training: masks where the boxes are, moved with the image, and a loss checked by hand."""
 
 import math
 
@@ -33,7 +33,10 @@ def test_boxes_are_matched_by_file_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("lines", "sentence"),
-    [(["a.png,glioma,0.1,0.2,x,0.4"], "no CSV with the columns"), (["b.png,glioma,0,0,1,1"], "None of the pictures")],
+    [
+        (["a.png,glioma,0.1,0.2,x,0.4"], "is not a CSV with the columns"),
+        (["b.png,glioma,0,0,1,1"], "names none of the images"),
+    ],
 )
 def test_a_file_that_does_not_fit_is_refused(tmp_path, lines, sentence):
     with pytest.raises(DataError, match=sentence):
@@ -41,31 +44,31 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, lines, sentence):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no\.csv is no CSV"):
+    with pytest.raises(DataError, match=r"no\.csv is not a CSV"):
         load_boxes(tmp_path / "no.csv", ["a.png"])
 
 
-def test_a_mask_holds_the_share_of_each_pixel_inside_the_box():
+def test_a_mask_holds_the_fraction_of_each_pixel_inside_the_box():
     masks = box_masks(torch.tensor([[0.25, 0.5, 0.875, 1.0], NONE]), 4)
     row = [0.0, 1.0, 1.0, 0.5]  # columns: 1 to 3.5 of 4
     assert masks[0, 0].tolist() == [[0.0] * 4, [0.0] * 4, row, row]
     assert not masks[1].any()
 
 
-def test_masks_move_with_the_picture_and_keep_their_values():
+def test_masks_move_with_the_image_and_keep_their_values():
     torch.manual_seed(0)
     mask = box_masks(torch.tensor([[0.3, 0.2, 0.6, 0.5]] * 8), 64)
     moved = augment(torch.cat([mask, mask], dim=1), 1.0)
-    # Mirrored, turned and shifted: the dark patches and tone curves of the picture's own channel leave the mask alone.
+    # Mirrored, rotated and shifted; dark patches and tone curves change the image's own channel only.
     torch.manual_seed(0)
     again = augment(torch.cat([torch.zeros_like(mask), mask], dim=1), 1.0)
     assert torch.equal(moved[:, 1], again[:, 1])
     assert not torch.equal(moved[:, 1], mask[:, 0])
     bright = moved[:, 0] > 0.05
-    assert (bright & (moved[:, 1] == 0)).float().mean() < 0.02  # the picture's box is nowhere but under the mask
+    assert (bright & (moved[:, 1] == 0)).float().mean() < 0.02  # the image's box is nowhere but under the mask
 
 
-def test_the_data_set_draws_the_mask_of_each_picture():
+def test_the_data_set_draws_the_mask_of_each_image():
     pixels = np.full((3, 8, 8), 7, dtype=np.uint8)
     data = ScanDataset(pixels, np.zeros(3, dtype=np.int64), 8, np.array([NONE, [0, 0, 0.5, 1], NONE], np.float32))
     batch, _ = data.__getitems__([2, 1])
@@ -83,61 +86,61 @@ def make_model():
 
 def test_the_loss_is_the_negative_log_of_the_share_inside():
     model = make_model()
-    place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
-    # Every cell speaks with 3 for class 0 and so, less the mean of 1, with 2 for it and with 1 against the others: in
-    # multiples of their means, with 1 and -1.
+    box_loss = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
+    # Everywhere the map of class 0 is 3, the others are 0. Less the mean over the classes, 1, they are 2 and -1: in
+    # multiples of their mean strength, 1 and -1.
     model.get_classifier().weight.data = torch.tensor([[3.0], [0.0], [0.0]]).expand(3, model.num_features) / 10
     features = torch.full((2, model.num_features, 2, 2), 10 / model.num_features)
-    place._keep(None, (), features)
+    box_loss._keep(None, (), features)
     masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], [0.5, 0.5, 1.0, 1.0]]), 64)
     within = [math.log1p(math.exp(1)) / 8, math.log1p(math.exp(-1)) / 4]
     beyond = [7 / 8, 3 / 4]
     expected = [-math.log(a / (a + b)) for a, b in zip(within, beyond, strict=True)]
-    assert place(torch.tensor([0, 2]), masks).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+    assert box_loss(torch.tensor([0, 2]), masks).item() == pytest.approx(sum(expected) / 2, rel=1e-4)
 
 
-def test_what_all_classes_share_does_not_count():
+def test_evidence_that_all_classes_share_does_not_count():
     model = make_model().eval()
-    place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
+    box_loss = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
     pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 2])
     masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]] * 2), 64)
     model(pixels)
-    before = place(labels, masks).item()
+    before = box_loss(labels, masks).item()
     model.get_classifier().weight.data += torch.randn(model.num_features)
     model(pixels)
-    assert place(labels, masks).item() == pytest.approx(before, rel=1e-4)
+    assert box_loss(labels, masks).item() == pytest.approx(before, rel=1e-4)
 
 
 def test_the_strength_of_the_map_does_not_count():
     model = make_model().eval()
-    place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
+    box_loss = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
     pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 2])
     masks = box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]] * 2), 64)
     losses = []
     for factor in (1.0, 0.01):
         model.get_classifier().weight.data *= factor
         model(pixels)
-        losses.append(place(labels, masks).item())
+        losses.append(box_loss(labels, masks).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_pictures_without_a_box_count_for_nothing():
+def test_images_without_a_box_are_ignored():
     model = make_model()
-    place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
+    box_loss = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
     pixels, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])
     model.eval()(pixels)
-    both = place(labels, box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], NONE]), 64)).item()
+    both = box_loss(labels, box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25], NONE]), 64)).item()
     model(pixels[:1])
     assert both == pytest.approx(
-        place(labels[:1], box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]]), 64)).item(), rel=1e-5
+        box_loss(labels[:1], box_masks(torch.tensor([[0.0, 0.0, 0.5, 0.25]]), 64)).item(), rel=1e-5
     )
     model(pixels)
-    assert place(labels, box_masks(torch.tensor([NONE, NONE]), 64)).item() == 0
+    assert box_loss(labels, box_masks(torch.tensor([NONE, NONE]), 64)).item() == 0
 
 
-def test_following_the_loss_moves_the_evidence_into_the_box():
+def test_minimizing_the_loss_moves_the_evidence_into_the_box():
     model = make_model().train()
-    place = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
+    box_loss = BoxLoss(model, Preprocessing((64, 64), **PLAIN))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     pixels = torch.rand(4, 3, 64, 64)
     pixels[:, :, 8:24, 32:56] += 1
@@ -145,7 +148,7 @@ def test_following_the_loss_moves_the_evidence_into_the_box():
     losses = []
     for _ in range(30):
         model(pixels)
-        losses.append(place(labels, masks))
+        losses.append(box_loss(labels, masks))
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()

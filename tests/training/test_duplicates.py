@@ -1,11 +1,8 @@
-"""Duplicate groups: which changes of a picture are seen through, which differences are kept apart."""
+"""Duplicate groups: which changed copies are recognized, and which different images are kept apart."""
 
 import csv
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +12,8 @@ from scipy.ndimage import gaussian_filter
 from training.data.duplicate_groups import THUMBNAIL_SIZE, duplicate_groups, duplicate_report, thumbnail
 from training.duplicates import main
 
-ROOT = Path(__file__).parents[2]
 
-
-def smooth_picture(seed: int, width: int = 240, height: int = 220) -> Image.Image:
+def smooth_image(seed: int, width: int = 240, height: int = 220) -> Image.Image:
     """Blobs of several sizes on black: like a scan, with coarse and fine structure and no symmetry."""
     random = np.random.default_rng(seed)
     blobs = sum(scale * gaussian_filter(random.standard_normal((height, width)), scale) for scale in (2, 4, 8, 16, 32))
@@ -52,76 +47,76 @@ SAME = {
 
 
 @pytest.mark.parametrize("change", SAME.values(), ids=SAME.keys())
-def test_a_changed_copy_is_the_same_picture(change):
+def test_a_changed_copy_is_the_same_image(change):
     for seed in range(3):
-        picture = smooth_picture(seed)
-        assert groups_of(picture, smooth_picture(seed + 100), change(picture)) == [0, 1, 0]
+        image = smooth_image(seed)
+        assert groups_of(image, smooth_image(seed + 100), change(image)) == [0, 1, 0]
 
 
 @pytest.mark.parametrize("size", [96, 110, 128, 150, 180, 300, 512])
-def test_a_finely_grained_picture_survives_resizing(size):
+def test_a_finely_grained_image_survives_resizing(size):
     grains = gaussian_filter(np.random.default_rng(0).standard_normal((224, 224)), 1)
-    picture = Image.fromarray((128 + 100 * grains / abs(grains).max()).astype(np.uint8))
-    assert groups_of(picture, picture.resize((size, size))) == [0, 0]
+    image = Image.fromarray((128 + 100 * grains / abs(grains).max()).astype(np.uint8))
+    assert groups_of(image, image.resize((size, size))) == [0, 0]
 
 
 @pytest.mark.parametrize("angle", [90, 270])
-def test_a_quarter_turn_is_another_picture(angle):
-    picture = smooth_picture(0)
-    assert groups_of(picture, picture.rotate(angle, expand=True)) == [0, 1]
+def test_a_quarter_turn_is_another_image(angle):
+    image = smooth_image(0)
+    assert groups_of(image, image.rotate(angle, expand=True)) == [0, 1]
 
 
-def test_inverted_brightness_is_another_picture():
-    picture = smooth_picture(0)
-    assert groups_of(picture, ImageOps.invert(picture)) == [0, 1]
+def test_inverted_brightness_is_another_image():
+    image = smooth_image(0)
+    assert groups_of(image, ImageOps.invert(image)) == [0, 1]
 
 
-def test_different_pictures_with_the_same_outline_are_kept_apart():
+def test_different_images_with_the_same_outline_are_kept_apart():
     # A bright head on black makes any two slices look alike; only what is inside differs.
     black, head = Image.new("L", (240, 220)), Image.new("L", (240, 220))
     ImageDraw.Draw(head).ellipse((35, 15, 205, 205), fill=255)
     head = head.filter(ImageFilter.GaussianBlur(3))
-    inside = (Image.blend(head, smooth_picture(seed), 0.6) for seed in (0, 1))
-    thumbnails = np.stack([thumbnail(Image.composite(picture, black, head)) for picture in inside])
+    inside = (Image.blend(head, smooth_image(seed), 0.6) for seed in (0, 1))
+    thumbnails = np.stack([thumbnail(Image.composite(image, black, head)) for image in inside])
     assert np.corrcoef(thumbnails.reshape(2, -1))[0, 1] > 0.97
     assert duplicate_groups(thumbnails).tolist() == [0, 1]
 
 
 def test_copies_of_copies_share_a_group():
     # Each step is small enough to match, the ends are too far apart for that.
-    first, last = (thumbnail(smooth_picture(seed)).astype(float) for seed in (0, 1))
+    first, last = (thumbnail(smooth_image(seed)).astype(float) for seed in (0, 1))
     chain = np.stack([first + step * (last - first) for step in (0, 0.12, 0.24, 0.36, 0.48)]).round().astype(np.uint8)
     assert duplicate_groups(chain[[0, 4]]).tolist() == [0, 1]
     assert duplicate_groups(chain).tolist() == [0, 0, 0, 0, 0]
 
 
 def test_groups_are_numbered_in_order_of_first_appearance():
-    a, b, c = (smooth_picture(seed) for seed in range(3))
+    a, b, c = (smooth_image(seed) for seed in range(3))
     assert groups_of(c, a, c, b, a, ImageOps.mirror(c)) == [0, 1, 0, 2, 1, 0]
 
 
-def test_constant_pictures_match_only_the_same_grey():
-    black, grey = Image.new("L", (100, 100)), Image.new("L", (100, 100), 128)
+def test_constant_images_match_only_the_same_gray():
+    black, gray = Image.new("L", (100, 100)), Image.new("L", (100, 100), 128)
     one_pixel = np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.uint8)
     one_pixel[3, 5] = 1
     dot = Image.fromarray(one_pixel)
-    assert groups_of(black, smooth_picture(0), grey, black, dot, grey, dot) == [0, 1, 2, 0, 3, 2, 3]
+    assert groups_of(black, smooth_image(0), gray, black, dot, gray, dot) == [0, 1, 2, 0, 3, 2, 3]
 
 
-def test_each_constant_grey_is_a_picture_of_its_own():
+def test_each_constant_gray_is_an_image_of_its_own():
     levels = np.arange(256, dtype=np.uint8)[:, None, None]
     thumbnails = np.broadcast_to(levels, (256, THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     np.testing.assert_array_equal(duplicate_groups(thumbnails), np.arange(256))
 
 
-def test_no_pictures_no_groups():
+def test_no_images_no_groups():
     groups = duplicate_groups(np.zeros((0, THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.uint8))
     assert groups.shape == (0,)
     assert groups.dtype == np.int64
 
 
 def test_copies_far_apart_are_found():
-    # More pictures than are compared at once.
+    # More images than are compared at once.
     thumbnails = np.random.default_rng(0).integers(0, 256, (1100, THUMBNAIL_SIZE, THUMBNAIL_SIZE), dtype=np.uint8)
     thumbnails[1090] = thumbnails[5][:, ::-1]
     thumbnails[600] = thumbnails[599][::-1]
@@ -142,7 +137,7 @@ def test_thumbnail_of_a_gradient_keeps_its_direction():
 
 def test_report_of_a_case_counted_by_hand():
     # Group 0: three copies of class a, one of them in the test set. Group 1: class b, both in the test set.
-    # Group 2: labelled a and b, across the split. Group 3: alone, in training.
+    # Group 2: labeled a and b, across the split. Group 3: alone, in training.
     groups = np.array([0, 0, 0, 1, 1, 2, 2, 3])
     labels = np.array([0, 0, 0, 1, 1, 0, 1, 1])
     split = np.array(["train", "train", "test", "test", "test", "train", "test", "train"])
@@ -182,7 +177,7 @@ def test_report_of_a_case_counted_by_hand():
 def test_real_scans_are_grouped_by_the_slice_they_come_from(data_root):
     folder = data_root / "brain-tumor-mri"
     with (folder / "boxes.csv").open(newline="") as file:
-        # In order of slices, so that neighbouring slices of one patient are among them: the hardest to keep apart.
+        # In order of slices, so that neighboring slices of one patient are among them: the hardest to keep apart.
         rows = sorted(csv.DictReader(file), key=lambda row: int(row["source_slice"]))[:600]
     groups = groups_of(*(Image.open(folder / row["file"]) for row in rows))
     _, slices = np.unique([int(row["source_slice"]) for row in rows], return_inverse=True)
@@ -200,26 +195,24 @@ def test_most_meningiomas_of_the_real_test_set_have_a_copy_in_training(data_root
     assert report["test_images_with_copy_in_train"] == pytest.approx(289, abs=3)
 
 
-def test_command_prints_and_writes_the_report(tmp_path):
-    pictures = {
-        "Training/glioma/a.png": smooth_picture(0),
-        "Training/glioma/b.png": smooth_picture(1),
-        "Training/notumor/c.png": smooth_picture(2),
-        "Testing/glioma/a_mirrored.jpg": ImageOps.mirror(smooth_picture(0)),
-        "Testing/notumor/b_again.png": smooth_picture(1),
+def test_command_prints_and_writes_the_report(tmp_path, capsys):
+    images = {
+        "Training/glioma/a.png": smooth_image(0),
+        "Training/glioma/b.png": smooth_image(1),
+        "Training/notumor/c.png": smooth_image(2),
+        "Testing/glioma/a_mirrored.jpg": ImageOps.mirror(smooth_image(0)),
+        "Testing/notumor/b_again.png": smooth_image(1),
     }
-    for name, picture in pictures.items():
+    for name, image in images.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(tmp_path / name)
-    (tmp_path / "Training/notumor/damaged.png").write_bytes(b"not a picture")
+        image.save(tmp_path / name)
+    (tmp_path / "Training/notumor/damaged.png").write_bytes(b"not an image")
 
-    command = [sys.executable, "-m", "training.duplicates", "--data-dir", tmp_path]
-    command += ["--json", tmp_path / "r.json", "--csv", tmp_path / "r.csv"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-
-    assert done.returncode == 0, done.stderr
-    assert "Training/notumor/damaged.png" in done.stdout
-    assert "Training/glioma/b.png (glioma), Testing/notumor/b_again.png (notumor)" in done.stdout
+    written = [str(tmp_path / name) for name in ("r.json", "r.csv")]
+    main(["--data-dir", str(tmp_path), "--json", written[0], "--csv", written[1]])
+    printed = capsys.readouterr().out
+    assert "Training/notumor/damaged.png" in printed
+    assert "Training/glioma/b.png (glioma), Testing/notumor/b_again.png (notumor)" in printed
     report = json.loads((tmp_path / "r.json").read_text())
     counts = ("images", "distinct_pictures", "test_images", "test_images_with_copy_in_train", "conflicting_groups")
     assert [report[name] for name in counts] == [5, 3, 2, 2, 1]
@@ -227,7 +220,7 @@ def test_command_prints_and_writes_the_report(tmp_path):
     assert [entry["file"] for entry in report["left_out"]] == ["Training/notumor/damaged.png"]
     with (tmp_path / "r.csv").open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert set(rows) == set(pictures)
+    assert set(rows) == set(images)
     copy = rows["Testing/glioma/a_mirrored.jpg"]
     assert (copy["label"], copy["split"]) == ("glioma", "test")
     assert copy["group"] == rows["Training/glioma/a.png"]["group"] != rows["Training/glioma/b.png"]["group"]

@@ -1,8 +1,8 @@
-"""Random changes to a batch of scans that leave the diagnosis as it is: pose, brightness, sharpness, hidden patches.
+"""Augmentation of a batch that keeps the diagnosis: pose, intensity, sharpness, hidden patches.
 
-The scans come from several scanners and sequences, and "no tumour" from others than the rest. Strong changes of
-intensity keep the model from telling classes apart by the look of the source.
-All randomness comes from torch's global generator of the CPU, which the training loop seeds before every batch.
+The scans come from several scanners and sequences, and those without a tumor from others than the rest. Strong changes
+of intensity keep the model from recognizing classes by the appearance of their source.
+All random numbers come from torch's global CPU generator, which the training loop seeds before every batch.
 """
 
 import torch
@@ -10,9 +10,15 @@ import torch.nn.functional as F
 
 
 def augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """Return a changed copy of `images`, float32 [N, 1, H, W] in [0, 1]; `strength` 0 changes nothing, 1 is usual.
+    """Return randomly changed images.
 
-    Further channels are masks: they move along with the picture and keep their values.
+    Args:
+        images: float32 [N, 1 or more, H, W] in [0, 1]. Channels after the first one are masks: they move with the
+            image and keep their values.
+        strength: 0 changes nothing, 1 is usual.
+
+    Returns:
+        float32 of the same shape, the image in [0, 1].
     """
     if strength == 0:
         return images
@@ -31,9 +37,9 @@ def sometimes(probability: float, images: torch.Tensor, change) -> torch.Tensor:
 
 
 def pose(images: torch.Tensor, strength: float) -> torch.Tensor:
-    """Mirror left-right, turn by up to 15°, scale each side by up to 15 % and shift by up to 6 %.
+    """Mirror left-right, rotate by up to 15°, scale each side by up to 15 % and shift by up to 6 %.
 
-    Never upside down: heads in the scanner are not.
+    Never upside down, because scans never are.
     """
     n = len(images)
     angle = _uniform(n, -15, 15).mul(strength).deg2rad()
@@ -54,12 +60,12 @@ def pose(images: torch.Tensor, strength: float) -> torch.Tensor:
 def tone_curve(images: torch.Tensor, strength: float, points: int = 6) -> torch.Tensor:
     """Map intensities through a random curve per image: gamma, then an offset at each of `points` levels.
 
-    Most curves are gentle, a few turn bright tissue dark, as another sequence does. Black stays black, so that the
-    background does not give the change away.
+    Most curves are gentle; a few make bright tissue dark, as another sequence does. Black stays black, so that the
+    background does not reveal the change.
     """
     n = len(images)
     gamma = torch.exp(_uniform(n, -0.5, 0.5).mul(strength)).view(n, 1, 1, 1).to(images.device)
-    images = images.clamp(1e-4, 1) ** gamma
+    images = images.clamp(0, 1) ** gamma
     deviation = torch.rand(n, 1).square() * 0.6 * strength
     levels = torch.linspace(0, 1, points) + deviation * _uniform(n * points, -1, 1).view(n, points)
     levels = torch.cat([torch.zeros(n, 1), levels[:, 1:]], dim=1).to(images.device)
@@ -70,13 +76,13 @@ def tone_curve(images: torch.Tensor, strength: float, points: int = 6) -> torch.
 
 
 def bias_field(images: torch.Tensor, strength: float) -> torch.Tensor:
-    """Brighten and darken smoothly across the picture, as an uneven receiver coil does."""
+    """Multiply by a smooth random field, as an uneven receiver coil does."""
     coarse = torch.randn(len(images), 1, 3, 3).mul(0.25 * strength).to(images.device)
     return images * torch.exp(F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=True))
 
 
 def resolution(images: torch.Tensor, strength: float) -> torch.Tensor:
-    """Take the batch down to a coarser resolution (at most by half) and back: sources differ in sharpness."""
+    """Downsample the batch by at most half and upsample it again: sources differ in sharpness."""
     factor = 1 - 0.5 * strength * torch.rand(()).item()
     side = max(16, round(images.shape[-1] * factor))
     small = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
@@ -89,9 +95,12 @@ def noise(images: torch.Tensor, strength: float) -> torch.Tensor:
     return images + (deviation * torch.randn(images.shape)).to(images.device)
 
 
-def hide_patches(images: torch.Tensor, cells: int = 8, share: float = 0.12) -> torch.Tensor:
-    """Blacken about `share` of the cells of a grid (hide-and-seek, arXiv 1704.04232), so that no one place decides."""
-    kept = (torch.rand(len(images), 1, cells, cells) >= share).float().to(images.device)
+def hide_patches(images: torch.Tensor, grid: int = 8, share: float = 0.12) -> torch.Tensor:
+    """Set about `share` of the squares of a grid to black, so that no single region decides.
+
+    Reference: Singh and Lee 2017, arXiv 1704.04232 (hide-and-seek).
+    """
+    kept = (torch.rand(len(images), 1, grid, grid) >= share).float().to(images.device)
     return images * F.interpolate(kept, images.shape[-2:], mode="nearest")
 
 

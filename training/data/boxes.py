@@ -1,4 +1,4 @@
-"""Tumour boxes as teachers of place: the evidence for a scan's class should come from inside its box."""
+"""Tumor boxes of the training images, which the evidence for a class should come from."""
 
 import csv
 from collections.abc import Sequence
@@ -13,18 +13,26 @@ COLUMNS = ("x_min", "y_min", "x_max", "y_max")
 
 
 def load_boxes(file: str | Path, files: Sequence[str]) -> np.ndarray:
-    """Return the boxes of the pictures `files`, float32 [n, 4], NaN where a picture has none; raises `DataError`.
+    """Read the boxes of images.
 
-    `file` is a CSV with the columns file, x_min, y_min, x_max, y_max; a box is given in fractions of width and height.
+    Args:
+        file: CSV with the columns file, x_min, y_min, x_max, y_max, in fractions of width and height.
+        files: Names of the images, relative to the data folder, as in the column "file".
+
+    Returns:
+        float32 [n, 4], NaN for images without a box.
+
+    Raises:
+        DataError: if the file cannot be read or names none of the images.
     """
     try:
         with Path(file).open(encoding="utf-8", newline="") as lines:
             known = {row["file"]: [float(row[column]) for column in COLUMNS] for row in csv.DictReader(lines)}
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{file} is no CSV with the columns file, {', '.join(COLUMNS)}: {error}") from error
+        raise DataError(f"{file} is not a CSV with the columns file, {', '.join(COLUMNS)}: {error}") from error
     boxes = np.array([known.get(name, [np.nan] * 4) for name in files], dtype=np.float32).reshape(-1, 4)
     if np.isnan(boxes).all():
-        raise DataError(f"None of the pictures is named in {file}. Names are relative to the data folder.")
+        raise DataError(f"{file} names none of the images. Names are relative to the data folder.")
     return boxes
 
 
@@ -35,7 +43,7 @@ def boxes_in_frame(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
 
 
 def box_masks(boxes: torch.Tensor, size: int) -> torch.Tensor:
-    """Draw boxes [N, 4] as masks, float32 [N, 1, size, size]: the share of each pixel inside; 0 where there is none."""
+    """Draw boxes [N, 4] as masks, float32 [N, 1, size, size]: the fraction of each pixel inside; 0 without a box."""
     edges = torch.arange(size + 1, device=boxes.device) / size
     x_min, y_min, x_max, y_max = boxes.nan_to_num(0).T[:, :, None]
 

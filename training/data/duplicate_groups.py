@@ -1,4 +1,4 @@
-"""Mirror-aware duplicate groups: which files show the same picture, in spite of copying, resizing and flipping."""
+"""Mirror-aware duplicate groups: which files show the same image, even after re-encoding, resizing or flipping."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,48 +10,53 @@ from scipy.sparse.csgraph import connected_components
 
 THUMBNAIL_SIZE = 96
 # Measured on 3,959 scans of known origin: two files of one slice correlate above .999, different slices below .98.
-SAME_PICTURE = 0.99
-# Brightening and sharpening push copies below the correlation of neighbouring slices; the fine detail that a Gaussian
-# blur takes away still tells them apart: different slices stay below .912. A false match costs one training image, a
-# missed copy of a test image costs an honest figure, hence the bound close above.
+SAME_IMAGE = 0.99
+# Brightened and sharpened copies correlate less than neighboring slices do, so a second test compares the high-pass
+# images (image minus Gaussian blur), where different slices stay below .912. The threshold is close to that: a false
+# match costs one training image, but a missed copy of a test image makes the published numbers wrong.
 DETAIL_SIGMA = 2
 SAME_DETAIL = 0.93
-# Only pairs that already look alike at 24 x 24 pixels are compared in full; every match found there is above .938.
+# Only pairs that are similar at 24 x 24 pixels are compared in full; all known matches are above .938 there.
 COARSE_SIZE = 24
 COARSE_CORRELATION = 0.92
 BLOCK = 512
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Return the picture as uint8 [96, 96] grey, height and width scaled apart.
+    """Return the image as uint8 [96, 96] gray, without keeping the aspect ratio.
 
-    Bilinear, because Pillow's box filter samples unevenly at factors below 3: copies resized to 110 pixels get lost.
+    Bilinear, because Pillow's box filter samples unevenly at factors below 3 and misses copies of 110 pixels.
     """
     return np.asarray(image.convert("L").resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BILINEAR))
 
 
 def duplicate_groups(thumbnails: np.ndarray) -> np.ndarray:
-    """Number the distinct pictures among `thumbnails`, uint8 [n, 96, 96].
+    """Number the distinct images.
 
-    Returns int64 [n]: the same number for copies (re-encoded, resized, brightened, sharpened) and for left-right
-    mirrored, up-down mirrored and by 180° rotated pictures; transitive; numbered from 0 in order of first appearance.
-    Two pictures match where, under one of the four flips, their normalised cross-correlation is above .99, or that
-    of their fine detail above .93. Needs about 130 KB of memory per picture.
+    Two images match if, under one of four flips (none, left-right, up-down, both), their normalized cross-correlation
+    exceeds `SAME_IMAGE`, or that of their high-pass images exceeds `SAME_DETAIL`. Groups are transitive: copies of
+    copies share a group. About 130 KB of memory per image.
+
+    Args:
+        thumbnails: uint8 [n, 96, 96], see `thumbnail`.
+
+    Returns:
+        int64 [n], the group of each image, numbered from 0 in order of first appearance.
     """
     count = len(thumbnails)
     if count == 0:
         return np.zeros(0, dtype=np.int64)
-    grey = thumbnails.astype(np.float32)
-    coarse = grey.reshape(count, COARSE_SIZE, -1, COARSE_SIZE, THUMBNAIL_SIZE // COARSE_SIZE).mean(axis=(2, 4))
-    # As a matrix, because two products blur the whole stack ten times quicker than a filter does.
+    gray = thumbnails.astype(np.float32)
+    coarse = gray.reshape(count, COARSE_SIZE, -1, COARSE_SIZE, THUMBNAIL_SIZE // COARSE_SIZE).mean(axis=(2, 4))
+    # As a matrix: two products blur the whole stack ten times faster than a filter does.
     blur = gaussian_filter1d(np.eye(THUMBNAIL_SIZE, dtype=np.float32), DETAIL_SIGMA, axis=0)
-    detail = _normalised(grey - blur @ grey @ blur.T)
-    grey, coarse = _normalised(grey), _normalised(coarse)
+    detail = _standardize(gray - blur @ gray @ blur.T)
+    gray, coarse = _standardize(gray), _standardize(coarse)
 
     edges = [_equal_constants(thumbnails)]
     for axes in ((), (1,), (2,), (1, 2)):
         for first, second in _candidates(coarse, np.flip(coarse, axes)):
-            same = _correlation(grey, first, second, axes) > SAME_PICTURE
+            same = _correlation(gray, first, second, axes) > SAME_IMAGE
             unsure = np.flatnonzero(~same)
             same[unsure] = _correlation(detail, first[unsure], second[unsure], axes) > SAME_DETAIL
             edges.append(np.stack([first[same], second[same]]))
@@ -61,7 +66,7 @@ def duplicate_groups(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def conflicting_groups(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the ids of the duplicate groups whose pictures carry more than one label."""
+    """Return the ids of the duplicate groups whose images have more than one label."""
     pairs = np.unique(np.stack([groups, labels]), axis=1)
     ids, counts = np.unique(pairs[0], return_counts=True)
     return ids[counts > 1]
@@ -70,10 +75,17 @@ def conflicting_groups(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def duplicate_report(
     groups: np.ndarray, labels: np.ndarray, label_names: Sequence[str], official_split: Sequence[str]
 ) -> dict:
-    """Count copies, per class and across the official split, as plain numbers that JSON can hold.
+    """Count copies, per class and across the official split.
 
-    `groups` and `labels` int64 [n]; `official_split` n times "train" or "test". "conflicts" lists the groups whose
-    pictures carry several labels, by their indices; "conflicting_groups" is how many there are.
+    Args:
+        groups: int64 [n], see `duplicate_groups`.
+        labels: int64 [n], indices into `label_names`.
+        label_names: The classes.
+        official_split: "train" or "test" for each image.
+
+    Returns:
+        Plain numbers that JSON can hold. "conflicts" lists the groups whose images have more than one label, as
+        indices of their images; "conflicting_groups" is their number.
     """
     groups, labels = np.asarray(groups), np.asarray(labels)
     is_test = np.asarray(official_split) == "test"
@@ -104,36 +116,36 @@ def duplicate_report(
     }
 
 
-def _normalised(pictures: np.ndarray) -> np.ndarray:
-    """Scale each picture to mean 0 and length 1, so that products are correlations; a constant one becomes 0."""
-    pictures = pictures - pictures.mean(axis=(1, 2), keepdims=True)
-    length = np.sqrt(np.einsum("nhw,nhw->n", pictures, pictures))
-    # Rounding leaves a constant picture a little above zero; one pixel that is one grey level off gives .06 or more.
+def _standardize(images: np.ndarray) -> np.ndarray:
+    """Scale each image to mean 0 and length 1, so that products are correlations; a constant image becomes 0."""
+    images = images - images.mean(axis=(1, 2), keepdims=True)
+    length = np.sqrt(np.einsum("nhw,nhw->n", images, images))
+    # Rounding errors of a constant image are far smaller than one pixel that differs by one gray level (.06 or more).
     scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0.03)
-    pictures *= scale[:, None, None]
-    return pictures
+    images *= scale[:, None, None]
+    return images
 
 
 def _equal_constants(thumbnails: np.ndarray) -> np.ndarray:
-    """Return the edges between pictures of one and the same grey, for which no correlation is defined."""
+    """Return the edges between constant images of equal gray, for which no correlation is defined."""
     level = thumbnails[:, 0, 0]
     constant = np.flatnonzero((thumbnails == level[:, None, None]).all(axis=(1, 2)))
     _, first, inverse = np.unique(level[constant], return_index=True, return_inverse=True)
     return np.stack([constant[first][inverse], constant])
 
 
-def _candidates(pictures: np.ndarray, flipped: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the index pairs (first < second) that may match, in pieces that keep memory small."""
-    pictures, flipped = pictures.reshape(len(pictures), -1), flipped.reshape(len(flipped), -1)
-    for start in range(0, len(pictures), BLOCK):
-        correlation = pictures[start : start + BLOCK] @ flipped[start:].T
+def _candidates(images: np.ndarray, flipped: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the index pairs (first < second) that may match, in blocks that limit memory."""
+    images, flipped = images.reshape(len(images), -1), flipped.reshape(len(flipped), -1)
+    for start in range(0, len(images), BLOCK):
+        correlation = images[start : start + BLOCK] @ flipped[start:].T
         first, second = np.nonzero(np.triu(correlation > COARSE_CORRELATION, k=1))
         for piece in range(0, len(first), BLOCK):
             yield start + first[piece : piece + BLOCK], start + second[piece : piece + BLOCK]
 
 
-def _correlation(pictures: np.ndarray, first: np.ndarray, second: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    return np.einsum("nhw,nhw->n", pictures[first], np.flip(pictures[second], axes))
+def _correlation(images: np.ndarray, first: np.ndarray, second: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.einsum("nhw,nhw->n", images[first], np.flip(images[second], axes))
 
 
 def _in_order_of_appearance(groups: np.ndarray) -> np.ndarray:

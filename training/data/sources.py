@@ -1,4 +1,4 @@
-"""Pictures from a folder, the Hub or Kaggle: opened once, decoded to a uint8 cache, split without leaks."""
+"""Images from a folder, the Hub or Kaggle: opened once and decoded to a uint8 cache."""
 
 import hashlib
 import io
@@ -15,10 +15,11 @@ from brain_xai.framing import FRAME_VERSION, frame
 from brain_xai.preprocess import FORMATS, Preprocessing, UnreadableImage, read_image, to_view
 from training.data.duplicate_groups import THUMBNAIL_SIZE, thumbnail
 
-# Starting processes takes seconds, decoding so many pictures does not.
-WORTH_PROCESSES = 1000
-# Only the size matters here: the cache holds pixels before normalisation.
-NO_NORMALISATION = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+# With fewer images than this, starting worker processes costs more time than decoding.
+MIN_IMAGES_FOR_WORKERS = 1000
+DECODING_WORKERS = 2
+# The cache holds pixels before normalization.
+NO_NORMALIZATION = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 class DataError(ValueError):
@@ -27,10 +28,10 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Scans:
-    """Every readable picture of a data set.
+    """Every readable image of a data set.
 
-    `pixels` uint8 [n, H, W] grey, exactly the classifier's view; `thumbnails` uint8 [n, 96, 96]; `labels` int64 [n];
-    `files` n names; `official_split` n times "train" or "test"; `left_out` (file, reason) of what could not be used;
+    `pixels` uint8 [n, H, W] gray, exactly the classifier's view; `thumbnails` uint8 [n, 96, 96]; `labels` int64 [n];
+    `files` n names; `official_split` n times "train" or "test"; `skipped` (file, reason) of what could not be used;
     `fingerprint` hash of names, labels and bytes. `frames` float32 [n, 4] is the part of each file that `pixels` shows:
     left, top, right, bottom in fractions of its width and height, below 0 and above 1 where it was padded.
     """
@@ -41,7 +42,7 @@ class Scans:
     label_names: tuple[str, ...]
     files: list[str]
     official_split: np.ndarray
-    left_out: list[tuple[str, str]]
+    skipped: list[tuple[str, str]]
     fingerprint: str
     frames: np.ndarray
 
@@ -52,32 +53,42 @@ def load_scans(
     kaggle: str | None = None,
     size: int = 224,
     interpolation: str = "bicubic",
-    processes: int = 2,
     framed: bool = False,
 ) -> Scans:
-    """Open every picture once and decode it to `size` x `size` pixels.
+    """Open every image once and decode it to `size` x `size` pixels.
 
-    Exactly one source: `data_dir` (folders `Training/<class>` and `Testing/<class>`, or just `<class>`), `dataset` (an
-    id on the Hub with an image and a class column) or `kaggle` ("owner/name"). With `framed` every image is cropped to
-    the head first. Raises `DataError`.
+    Args:
+        data_dir: Folder with `Training/<class>` and `Testing/<class>`, or just `<class>`. Exactly one of the first
+            three arguments must be given.
+        dataset: Id on the Hub of a data set with an image and a class column.
+        kaggle: Data set on Kaggle, "owner/name".
+        size: Height and width in pixels.
+        interpolation: Pillow's name for the resampling filter.
+        framed: Crop every image to the head first.
+
+    Returns:
+        The scans, in the order of the files.
+
+    Raises:
+        DataError: if the source is missing, has another structure or no readable image.
     """
     if sum(source is not None for source in (data_dir, dataset, kaggle)) != 1:
-        raise DataError("Name exactly one source of pictures: --data-dir, --dataset or --kaggle.")
+        raise DataError("Name exactly one source of images: --data-dir, --dataset or --kaggle.")
     if kaggle is not None:
         data_dir = _download_from_kaggle(kaggle)
-    # As datasets names its files: without "..", but through the links that the caller named.
+    # Normalize the path like `datasets` does: no "..", symbolic links kept.
     root = Path(os.path.abspath(data_dir)) if data_dir is not None else None
     by_split = _open_folder(root) if root is not None else _open_hub_dataset(dataset)
     label_names = tuple(by_split["train"].features["label"].names)
-    preprocessing = Preprocessing((size, size), interpolation=interpolation, frame=framed, **NO_NORMALISATION)
+    preprocessing = Preprocessing((size, size), interpolation=interpolation, frame=framed, **NO_NORMALIZATION)
     decoded = {
         name: split.map(
             _decode,
-            # The version makes the cache of datasets forget what an older framing decoded.
+            # Part of the cache key of `datasets`, so that images framed by an older version are decoded again.
             fn_kwargs={"preprocessing": preprocessing, "frame_version": FRAME_VERSION},
             remove_columns=["image"],
             features=DECODED,
-            num_proc=processes if len(split) > WORTH_PROCESSES else None,
+            num_proc=DECODING_WORKERS if len(split) > MIN_IMAGES_FOR_WORKERS else None,
             desc=f"Decoding {name}",
         )
         for name, split in by_split.items()
@@ -111,17 +122,17 @@ def _decode(row: dict, preprocessing: Preprocessing, frame_version: int) -> dict
         "frame": [0.0, 0.0, 1.0, 1.0],
     }
     try:
-        grey = read_image(_open(content, file))
+        gray = read_image(_open(content, file))
     except UnreadableImage as error:
         return decoded | {"reason": str(error)}
-    shown = grey
+    shown = gray
     if preprocessing.frame:
-        framed = frame(grey)
+        framed = frame(gray)
         shown, decoded["frame"] = framed.image, list(framed.part)
         preprocessing = replace(preprocessing, frame=False)
     return decoded | {
         "pixels": np.asarray(to_view(shown, preprocessing).getchannel(0)).tobytes(),
-        "thumbnail": thumbnail(grey).tobytes(),
+        "thumbnail": thumbnail(gray).tobytes(),
     }
 
 
@@ -130,8 +141,8 @@ def _open(content: bytes, file: str | None) -> Image.Image:
         raise UnreadableImage("empty file")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Exception as error:  # on damaged bytes Pillow raises nearly anything
-        raise UnreadableImage("not a picture, or damaged") from error
+    except Exception as error:  # on damaged bytes Pillow raises almost any type
+        raise UnreadableImage("not an image, or damaged") from error
     expected = Image.registered_extensions().get(Path(file or "").suffix.lower(), image.format)
     if expected != image.format and {expected, image.format} != {"JPEG", "MPO"}:
         raise UnreadableImage(f"the name says {expected}, the content is {image.format}")
@@ -145,24 +156,24 @@ def _collect(
     files = [_relative(file, root) for file in rows["file"][:]]
     usable = np.flatnonzero(reasons == "")
     if len(usable) == 0:
-        raise DataError("None of the files is a readable picture.")
-    kept = rows.select(usable)
-    labels = np.asarray(kept["label"][:], dtype=np.int64)
-    kept_files = [files[i] for i in usable]
-    lines = sorted(zip(kept_files, labels.tolist(), kept["digest"][:], strict=True))
-    left_out = [(files[i], str(reasons[i])) for i in np.flatnonzero(reasons != "")]
+        raise DataError("None of the files is a readable image.")
+    readable = rows.select(usable)
+    labels = np.asarray(readable["label"][:], dtype=np.int64)
+    readable_files = [files[i] for i in usable]
+    lines = sorted(zip(readable_files, labels.tolist(), readable["digest"][:], strict=True))
+    skipped = [(files[i], str(reasons[i])) for i in np.flatnonzero(reasons != "")]
     if root is not None:
-        left_out += [(name, "not a picture file") for name in _other_files(root, files)]
+        skipped += [(name, "not an image file") for name in _other_files(root, files)]
     return Scans(
-        pixels=_stack(kept["pixels"][:], size),
-        thumbnails=_stack(kept["thumbnail"][:], THUMBNAIL_SIZE),
+        pixels=_stack(readable["pixels"][:], size),
+        thumbnails=_stack(readable["thumbnail"][:], THUMBNAIL_SIZE),
         labels=labels,
         label_names=label_names,
-        files=kept_files,
+        files=readable_files,
         official_split=official_split[usable],
-        left_out=left_out,
+        skipped=skipped,
         fingerprint=hashlib.sha256(repr(lines).encode()).hexdigest(),
-        frames=np.asarray(kept["frame"][:], dtype=np.float32),
+        frames=np.asarray(readable["frame"][:], dtype=np.float32),
     )
 
 
@@ -180,7 +191,7 @@ def _open_folder(root: Path) -> datasets.DatasetDict:
     folders = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
     train = folders.get("training", folders.get("train"))
     test = folders.get("testing", folders.get("test"))
-    # Named one by one, because imagefolder's data_dir would put both folders into one split.
+    # imagefolder's data_dir would merge both folders into one split.
     data_files = {"train": str((train or root) / "**")}
     if train and test:
         data_files["test"] = str(test / "**")
@@ -188,13 +199,13 @@ def _open_folder(root: Path) -> datasets.DatasetDict:
         opened = datasets.load_dataset("imagefolder", data_files=data_files, drop_labels=False)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ValueError) as error:
         raise DataError(
-            f"{root} holds no pictures in class folders: expected Training/<class> and Testing/<class>, or <class>."
+            f"{root} holds no images in class folders: expected Training/<class> and Testing/<class>, or <class>."
         ) from error
     return opened.cast_column("image", datasets.Image(decode=False))
 
 
 def _other_files(root: Path, known: Sequence[str]) -> list[str]:
-    """Return the files inside the class folders that are not among the pictures."""
+    """Return the files inside the class folders that are not images."""
     folders = {Path(file).parent for file in known}
     found = (file for folder in sorted(folders) for file in sorted((root / folder).iterdir()) if file.is_file())
     names = (file.relative_to(root).as_posix() for file in found if not file.name.startswith("."))
@@ -221,10 +232,10 @@ def _open_hub_dataset(name: str) -> datasets.DatasetDict:
 
 def _download_from_kaggle(name: str) -> str:
     try:
-        import kagglehub  # optional: only this source needs it
+        import kagglehub  # optional: only needed here
     except ImportError as error:
         raise DataError("--kaggle needs kagglehub. Install it with: pip install kagglehub") from error
     root = Path(kagglehub.dataset_download(name))
     while len(children := [child for child in root.iterdir() if not child.name.startswith(".")]) == 1:
-        root = children[0]  # archives often wrap everything in one more folder
+        root = children[0]  # archives often contain a single top folder
     return str(root)

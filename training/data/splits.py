@@ -1,4 +1,4 @@
-"""Train, validation and test splits without leaks, and what tells one split from another."""
+"""Train, validation and test splits without leaks, and how to recognize a split."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,12 +61,26 @@ def split_scans(
     validation_fraction: float = 0.1,
     test_fraction: float = 0.15,
 ) -> Splits:
-    """Divide the scans; `groups` int64 [n] are the duplicate groups. The same seed gives the same split anywhere.
+    """Divide the scans; the same seed gives the same split on every machine.
 
-    purged: the official test set stays whole, training images that share a group with it are removed.
-    official: as published, for comparison only. grouped: everything is drawn anew by group.
-    Validation is always drawn by group, class by class. Pictures that carry two labels are used for neither training
-    nor validation, because one of the labels is wrong. Raises `DataError`.
+    Validation is drawn by duplicate group, class by class. Images with two labels are used neither for training nor
+    for validation, because one of the labels is wrong.
+
+    Args:
+        scans: The images.
+        groups: int64 [n], their duplicate groups.
+        split: "purged" keeps the official test set and removes training images that share a group with it.
+            "official" is the split as published, with its leak, for comparison only. "grouped" draws the test set by
+            duplicate group, too.
+        seed: Seed of everything that is drawn.
+        validation_fraction: Fraction of each class's remaining groups.
+        test_fraction: Fraction of each class's groups, with "grouped".
+
+    Returns:
+        The three sets of indices; none lacks a class.
+
+    Raises:
+        DataError: if the split is unknown, the data has no test folder, or a set would lack a class.
     """
     if split not in SPLITS:
         raise DataError(f"There is no split {split!r}. Use one of: {', '.join(SPLITS)}.")
@@ -74,21 +88,21 @@ def split_scans(
     is_test = scans.official_split == "test"
     if split == "grouped":
         test = _draw_groups(random, np.arange(len(groups)), groups, scans.labels, test_fraction)
-        rest = np.setdiff1d(np.arange(len(groups)), test)
+        remaining = np.setdiff1d(np.arange(len(groups)), test)
     elif is_test.any():
-        test, rest = np.flatnonzero(is_test), np.flatnonzero(~is_test)
+        test, remaining = np.flatnonzero(is_test), np.flatnonzero(~is_test)
         if split == "purged":
-            rest = rest[~np.isin(groups[rest], groups[test])]
+            remaining = remaining[~np.isin(groups[remaining], groups[test])]
     else:
         raise DataError(f"This data has no Testing folder, so there is no {split} split. Use --split grouped.")
-    rest = rest[~np.isin(groups[rest], conflicting_groups(groups, scans.labels))]
-    validation = _draw_groups(random, rest, groups, scans.labels, validation_fraction)
-    train = np.setdiff1d(rest, validation)
+    remaining = remaining[~np.isin(groups[remaining], conflicting_groups(groups, scans.labels))]
+    validation = _draw_groups(random, remaining, groups, scans.labels, validation_fraction)
+    train = np.setdiff1d(remaining, validation)
     for name, indices in (("training", train), ("validation", validation), ("test", test)):
         missing = set(range(len(scans.label_names))) - set(scans.labels[indices].tolist())
         if missing:
             names = ", ".join(scans.label_names[i] for i in sorted(missing))
-            raise DataError(f"The {name} split has no picture of: {names}. Add pictures or change the fractions.")
+            raise DataError(f"The {name} split has no image of: {names}. Add images or change the fractions.")
     return Splits(train, validation, test)
 
 
