@@ -1,4 +1,4 @@
-"""The model card: every number comes from the data, the Hub can read its front matter, its code works."""
+"""The model card: its numbers come from the data, the Hub can read its front matter, its snippets run."""
 
 import ast
 import contextlib
@@ -20,24 +20,23 @@ from PIL import Image
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
+from tests.helpers.scans import LABELS
 from tests.helpers.served import served
 from training.report.card import card_of, model_card
 from training.report.figures import save_figures
-
-LABELS = ["glioma", "meningioma", "notumor", "pituitary"]
 
 
 def make_config(temperature=1.25, size=160):
     return {
         "architecture": "resnet",
-        "label_names": LABELS,
+        "label_names": list(LABELS),
         "pretrained_cfg": {"input_size": [3, size, size]},
         "brain_xai": {"temperature": temperature},
     }
 
 
 def make_metrics(split="purged", first=0.5, count=50, step=7):
-    """A metrics.json whose scores rise from `first` in steps of .001, its counts from `count` in steps of `step`."""
+    """Return a metrics.json whose scores rise from `first` in steps of 0.001 and its counts from `count` by `step`."""
     scores, counts = itertools.count(first, 0.001), itertools.count(count, step)
 
     def entry():
@@ -52,7 +51,7 @@ def make_metrics(split="purged", first=0.5, count=50, step=7):
             "bins": [{"low": 0.5, "high": 1.0, "count": 5, "probability": 0.9, "accuracy": 0.8}],
             "n": next(counts),
             "groups": next(counts),
-            "label_names": LABELS,
+            "label_names": list(LABELS),
             "interval": {"level": next(scores), "method": "bootstrap", "samples": next(counts), "seed": 0},
         }
 
@@ -99,11 +98,11 @@ def prose(text):
 
 
 def numbers(text):
-    """All numbers of a text, but not the digits of names such as F1 and T1."""
+    """Return all numbers of a text, but not the digits of names such as F1 and T1."""
     return set(re.findall(r"(?<![\w.,])\d+(?:[.,:]\d+)*", prose(text)))
 
 
-def test_no_number_is_typed_by_hand():
+def test_every_number_comes_from_the_data():
     one = model_card(make_config(1.25, 160), make_metrics())
     other = model_card(make_config(0.8, 96), make_metrics(first=0.2, count=3001, step=100))
     assert len(numbers(one)) > 100
@@ -144,7 +143,7 @@ def test_model_index_holds_every_metric_of_both_splits(card):
         assert of_split["Macro-F1"].metric_type == "f1"
 
 
-def test_it_says_what_a_reader_must_know(card):
+def test_the_facts_a_reader_needs_are_stated(card):
     text, metrics = " ".join(card.split()), make_metrics()
     assert "not a medical device and never gives a diagnosis" in text
     data = metrics["data"]
@@ -179,7 +178,7 @@ def test_notes_about_one_checkpoint_are_limitations():
     assert note not in model_card(make_config(), make_metrics())
 
 
-def test_several_runs_are_told_from_one():
+def test_several_runs_are_distinguished_from_one():
     metrics = make_metrics()
     assert "- Epochs: " in model_card(make_config(), metrics)
     text = model_card(make_config(), metrics | {"command": "first\nsecond"})
@@ -188,7 +187,7 @@ def test_several_runs_are_told_from_one():
 
 
 @pytest.mark.parametrize("folder", sorted(BUNDLED.iterdir()), ids=lambda folder: folder.name)
-def test_a_bundled_card_is_what_its_files_say(folder):
+def test_bundled_cards_are_up_to_date(folder):
     """Otherwise run: python -m training.publish bundle brain_xai/bundled/NAME NAME."""
     assert (folder / "README.md").read_text(encoding="utf-8") == card_of(folder)
 
@@ -204,7 +203,7 @@ def test_errors_are_named_most_frequent_first():
     assert "No test image was misclassified." in model_card(make_config(), metrics)
 
 
-def test_what_does_not_apply_is_left_out():
+def test_sections_that_do_not_apply_are_left_out():
     metrics = make_metrics("grouped")
     metrics["test"]["tumor_miss_rate"] = None
     metrics["test"]["recall"]["glioma"] = metrics["test"]["ece"] = {"value": None, "low": None, "high": None}
@@ -216,14 +215,14 @@ def test_what_does_not_apply_is_left_out():
     assert "All images were split again" in text
 
 
-def test_a_gap_in_the_data_is_an_error_not_a_gap_in_the_card():
+def test_missing_data_is_an_error():
     metrics = make_metrics()
     del metrics["command"]
     with pytest.raises(UndefinedError, match="command"):
         model_card(make_config(), metrics)
 
 
-def test_markdown_has_no_stray_template_and_tables_are_even(card):
+def test_markdown_holds_no_template_code_and_complete_tables(card):
     body = ModelCard(card).text
     assert "{{" not in body
     assert "{%" not in body
@@ -232,7 +231,7 @@ def test_markdown_has_no_stray_template_and_tables_are_even(card):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_every_figure_it_shows_is_one_that_is_drawn(card, tmp_path):
+def test_every_figure_of_the_card_is_drawn(card, tmp_path):
     save_figures(make_metrics(), tmp_path / "figures")
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
     assert len(shown) == 3
@@ -240,22 +239,23 @@ def test_every_figure_it_shows_is_one_that_is_drawn(card, tmp_path):
 
 
 def run(snippet, folder):
-    """Run code of a card and return what it printed."""
+    """Run a snippet of a card and return what it printed."""
     code = snippet.replace("FOLDER", str(folder / "checkpoint")).replace("scan.png", str(folder / "scan.png"))
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(code, {})
     return ast.literal_eval(output.getvalue().splitlines()[-1])
 
 
-def test_its_code_works_and_the_libraries_agree(tmp_path):
+@pytest.mark.parametrize("is_framed", [False, True])
+def test_its_snippets_run_and_the_libraries_agree(tmp_path, is_framed):
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=4).eval()
     model.get_classifier().weight.data *= 30
     save_checkpoint(
         tmp_path / "checkpoint",
         model,
-        label_names=tuple(LABELS),
-        preprocessing=Preprocessing((96, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        label_names=LABELS,
+        preprocessing=Preprocessing((96, 96), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), frame=is_framed),
         brain_xai={"temperature": 2.0},
     )
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
@@ -297,7 +297,7 @@ def make_explanations():
     }
 
 
-def test_measured_maps_are_in_the_card():
+def test_measured_maps_are_shown():
     text = model_card(make_config(), make_metrics(), explanations=make_explanations(), has_maps=True)
     for part in ("`grad_cam`", "0.432 [0.400, 0.500], n = 77", "6.543", "0.211", "*centre*"):
         assert part in text
@@ -311,7 +311,7 @@ def test_measured_maps_are_in_the_card():
     assert "figures/maps.png" not in without
 
 
-def test_a_model_taught_with_boxes_says_so():
+def test_training_with_boxes_is_stated():
     config = make_config()
     explanations = make_explanations()
     assert "from inside the tumor boxes" not in model_card(config, make_metrics(), explanations=explanations)
@@ -341,7 +341,7 @@ def test_a_published_card_names_the_checkpoint():
     assert 'model="org/name", revision="run-1"' in text
 
 
-def test_a_known_start_is_named_as_base_model():
+def test_known_initial_weights_are_the_base_model():
     metrics = make_metrics()
     assert ModelCard(model_card(make_config(), metrics)).data.base_model is None
     metrics["init"] = "timm's pretrained weights of resnet18"
@@ -350,7 +350,7 @@ def test_a_known_start_is_named_as_base_model():
     assert data.base_model_relation == "finetune"
 
 
-def test_misses_are_counted_for_each_tumour():
+def test_misses_are_counted_per_tumor_class():
     metrics, config = make_metrics(), make_config()
     metrics["test"]["confusion_matrix"] = [[50, 0, 3, 0], [4, 50, 7, 19], [0, 11, 50, 0], [0, 0, 0, 50]]
     config["brain_xai"]["training"] = {"no_tumor_label": "notumor"}

@@ -1,4 +1,4 @@
-"""Publishing on the Hub: one commit and a tag, nothing lost on the way, and never in place of something better."""
+"""Publishing: one commit and its tag, retries, refusals that change nothing, and the Space; against a local Hub."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from training.publishing.bundle import bundle
 from training.publishing.local_paths import check_no_local_paths
 from training.publishing.space import check_front_matter, space_files
 
-# The Hub's client itself still says `data=` where httpx wants `content=`.
+# The Hub's client passes `data=` where httpx expects `content=`.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ STORED = r"PUT /storage"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished run, with files that are nobody's business beside it."""
+    """A finished run, beside files that must not be published."""
     folder = tmp_path / "run"
     save_tiny_checkpoint(folder, LABELS)
     write_metrics(folder, 0.8)
@@ -113,7 +113,7 @@ def assert_each_file_was_sent_once(hub):
 def test_one_commit_and_a_tag(hub, folder):
     published = push(folder, REPO)
     assert commits()[0] == published.revision
-    assert len(commits()) == 2  # the Hub's own first one
+    assert len(commits()) == 2  # the first is the Hub's own
     names = set(HfApi().list_repo_files(REPO))
     assert names == {
         ".gitattributes", "config.json", "model.safetensors", "metrics.json", "README.md",
@@ -134,21 +134,21 @@ def test_the_published_card_names_the_published_checkpoint(hub, folder):
     assert "FOLDER" not in text
 
 
-def test_private_and_on_a_branch(hub, folder):
+def test_a_new_repository_can_be_private_and_the_commit_on_a_branch(hub, folder):
     push(folder, REPO, private=True, revision="next")
     assert HfApi().model_info(REPO).private
     assert "model.safetensors" not in HfApi().list_repo_files(REPO)
     assert "model.safetensors" in HfApi().list_repo_files(REPO, revision="next")
 
 
-def test_private_does_not_go_public(hub, folder):
+def test_a_private_push_to_a_public_repository_is_refused(hub, folder):
     publish(hub, REPO, {"README.md": b"# public"})
     with pytest.raises(PushError, match="public"):
         push(folder, REPO, private=True)
     assert "model.safetensors" not in HfApi().list_repo_files(REPO)
 
 
-def test_what_is_no_longer_there_goes_and_what_others_put_there_stays(hub, folder):
+def test_removed_files_are_deleted_on_the_hub_and_files_of_others_are_kept(hub, folder):
     push(folder, REPO)
     publish(hub, REPO, {"NOTES.md": b"by a colleague", "figures/old.png": b"old", "explanations.json": b"{}"})
     (folder / "examples" / "glioma.png").rename(folder / "examples" / "other.png")
@@ -158,13 +158,13 @@ def test_what_is_no_longer_there_goes_and_what_others_put_there_stays(hub, folde
     assert not {"examples/glioma.png", "figures/old.png", "explanations.json"} & set(names)
 
 
-def test_the_same_again_is_no_new_commit(hub, folder):
+def test_pushing_the_same_again_makes_no_commit(hub, folder):
     first = push(folder, REPO)
     assert push(folder, REPO).revision == first.revision
     assert_each_file_was_sent_once(hub)
 
 
-def test_a_better_checkpoint_is_not_overwritten_unless_told_to(hub, folder):
+def test_a_better_checkpoint_is_not_replaced_without_overwrite(hub, folder):
     push(folder, REPO)
     write_metrics(folder, 0.79)
     before = commits()
@@ -177,7 +177,7 @@ def test_a_better_checkpoint_is_not_overwritten_unless_told_to(hub, folder):
     assert len(commits()) == len(before) + 2
 
 
-def test_what_cannot_be_compared_is_not_overwritten(hub, folder):
+def test_a_checkpoint_that_cannot_be_compared_is_not_replaced(hub, folder):
     push(folder, REPO)
     write_metrics(folder, 0.99, seed=1)
     with pytest.raises(PushError, match="another split"):
@@ -221,7 +221,7 @@ def test_a_tag_is_never_shared_by_two_commits_of_the_same_files(hub, folder):
     assert f'"{REPO}@{again.tag}"' in ModelCard.load(REPO).text
 
 
-def test_main_and_then_a_branch_are_tagged_where_they_are(hub, folder):
+def test_pushes_to_main_and_to_a_branch_get_tags_of_their_own(hub, folder):
     on_main = push(folder, REPO)
     publish(hub, REPO, {"NOTES.md": b"by a colleague"})
     on_branch = push(folder, REPO, revision="next")
@@ -230,8 +230,8 @@ def test_main_and_then_a_branch_are_tagged_where_they_are(hub, folder):
     assert names_its_commit(on_branch)
 
 
-def test_a_tag_that_somebody_else_puts_elsewhere_is_reported(hub, folder, monkeypatch, capsys):
-    """The name is taken between our look at the tags and our tag; the Hub's client takes that for a success."""
+def test_a_tag_taken_by_another_commit_is_reported(hub, folder, monkeypatch, capsys):
+    """Somebody else creates it after we have listed the tags; the Hub's client ignores the conflict."""
     create_tag = HfApi.create_tag
 
     def overtaken(api, *arguments, **options):
@@ -246,7 +246,7 @@ def test_a_tag_that_somebody_else_puts_elsewhere_is_reported(hub, folder, monkey
     monkeypatch.undo()
 
 
-def test_a_tag_that_was_created_although_the_server_says_500_is_enough(hub, folder, monkeypatch):
+def test_a_tag_created_despite_a_500_answer_counts(hub, folder, monkeypatch):
     create_tag = HfApi.create_tag
 
     def created_but_500(api, *arguments, **options):
@@ -288,7 +288,7 @@ def test_a_worse_checkpoint_goes_to_a_new_branch(hub, folder):
     assert branches() == {"main": commits()[0], "feat/experiment": published.revision}
     assert load_checkpoint(f"{REPO}@{published.tag}").metrics["validation"]["macro_f1"]["value"] == 0.5
     write_metrics(folder, 0.4)
-    with pytest.raises(PushError, match=r"better: macro-F1 0\.5000"):  # the branch is there now
+    with pytest.raises(PushError, match=r"better: macro-F1 0\.5000"):  # now the branch exists
         push(folder, REPO, revision="feat/experiment")
 
 
@@ -303,7 +303,7 @@ def test_a_failed_push_leaves_no_new_branch_behind(hub, folder, status):
     assert branches() == before
 
 
-def test_a_failed_push_leaves_a_branch_alone_that_was_there(hub, folder):
+def test_a_failed_push_keeps_a_branch_that_existed(hub, folder):
     push(folder, REPO)
     HfApi().create_branch(REPO, branch="next")
     write_metrics(folder, 0.9)
@@ -313,7 +313,7 @@ def test_a_failed_push_leaves_a_branch_alone_that_was_there(hub, folder):
     assert "next" in branches()
 
 
-def test_a_conflict_on_a_branch_it_has_created_is_survived(hub, folder):
+def test_conflicts_and_lost_answers_on_a_new_branch_are_survived(hub, folder):
     push(folder, REPO)
     write_metrics(folder, 0.5)
     hub.fault("POST .*/commit/", 412)
@@ -325,7 +325,7 @@ def test_a_conflict_on_a_branch_it_has_created_is_survived(hub, folder):
     assert branches()["other"] == published.revision
 
 
-# What may go wrong
+# Faults and refusals
 
 
 def test_a_better_checkpoint_is_safe_while_the_hub_does_not_show_its_metrics(hub, folder):
@@ -354,7 +354,7 @@ def test_a_better_checkpoint_is_safe_while_the_hub_does_not_show_its_metrics(hub
         ("POST .*/commit", 429),
     ],
 )
-def test_a_fault_that_passes_is_survived(hub, folder, where, what):
+def test_a_transient_fault_is_survived(hub, folder, where, what):
     before = files_of(folder)
     hub.fault(where, what)
     published = push(folder, REPO)
@@ -364,13 +364,13 @@ def test_a_fault_that_passes_is_survived(hub, folder, where, what):
     assert files_of(folder) == before
 
 
-def test_a_file_that_has_arrived_is_not_sent_again(hub, folder):
+def test_an_uploaded_file_is_not_sent_again(hub, folder):
     hub.fault("POST .*/commit", 503, times=2)
     push(folder, REPO)
     assert_each_file_was_sent_once(hub)
 
 
-def test_after_a_failure_the_next_push_goes_on_where_it_was(hub, folder):
+def test_a_failed_push_is_resumed_by_the_next(hub, folder):
     hub.fault("POST .*/commit", 503, times=100)
     with pytest.raises(PushError, match=r"unreachable or temporarily unavailable \(status 503: Service unavailable\)"):
         push(folder, REPO)
@@ -387,8 +387,8 @@ def test_after_a_conflict_it_commits_on_the_new_head(hub, folder):
     assert len(commits()) == 2
 
 
-def test_a_better_checkpoint_that_comes_between_is_not_overwritten(hub, folder, monkeypatch):
-    """Somebody publishes a better one after our look at the head: the commit is refused, and the next look sees it."""
+def test_a_better_checkpoint_committed_in_the_meantime_is_not_replaced(hub, folder, monkeypatch):
+    """The Hub refuses our commit, because the head has moved, and the next comparison sees the better one."""
     better = json.loads((folder / "metrics.json").read_text())
     better["validation"]["macro_f1"]["value"] = 0.95
     publish(hub, REPO, {})
@@ -414,7 +414,7 @@ def test_a_refusal_of_the_hub_is_one_sentence(hub, folder, status, sentence):
         push(folder, REPO)
 
 
-def test_a_refusal_without_a_word_names_the_status(folder, tmp_path, monkeypatch):
+def test_a_refusal_without_a_message_names_the_status(folder, tmp_path, monkeypatch):
     """The client's own text would end in a link to its documentation."""
     with http_server(404) as endpoint:
         use(endpoint, tmp_path / "cache", monkeypatch)
@@ -460,7 +460,7 @@ def test_offline_is_not_tried(hub, folder, monkeypatch, capsys):
     assert hub.requests == []
 
 
-def test_what_is_not_there_is_not_called_safe(hub, tmp_path, capsys):
+def test_a_missing_folder_is_not_called_safe(hub, tmp_path, capsys):
     assert main(["push", str(tmp_path / "nowhere"), REPO]) == 1
     printed = capsys.readouterr().err
     assert f"There is no folder {tmp_path / 'nowhere'}." in printed
@@ -469,7 +469,7 @@ def test_what_is_not_there_is_not_called_safe(hub, tmp_path, capsys):
     assert hub.requests == []
 
 
-def test_the_same_command_is_not_advised_where_it_cannot_help(hub, folder, capsys):
+def test_the_same_command_is_suggested_only_if_it_can_help(hub, folder, capsys):
     push(folder, REPO)
     write_metrics(folder, 0.5)
     assert main(["push", str(folder), REPO]) == 1
@@ -481,7 +481,7 @@ def test_the_same_command_is_not_advised_where_it_cannot_help(hub, folder, capsy
     assert f"To try again:\n  python -m training.publish push {folder} {REPO} --overwrite" in capsys.readouterr().err
 
 
-def test_only_what_was_measured_is_published(hub, folder):
+def test_only_measured_checkpoints_are_published(hub, folder):
     (folder / "metrics.json").unlink()
     with pytest.raises(PushError, match=r"has no metrics\.json"):
         push(folder, REPO)
@@ -502,7 +502,7 @@ def test_without_a_token_it_says_how_to_get_one(hub, folder, monkeypatch, capsys
     assert printed.splitlines()[-1].strip() == f"python -m training.publish push {folder} {REPO} --private"
 
 
-def test_training_goes_on_whatever_happens(hub, folder, capsys):
+def test_a_training_never_fails_because_of_its_push(hub, folder, capsys):
     before = files_of(folder)
     hub.fault(".", 503, times=1000)
     push_after_training(folder, REPO, private=True, revision="next")
@@ -511,12 +511,12 @@ def test_training_goes_on_whatever_happens(hub, folder, capsys):
     command = f"python -m training.publish push {folder} {REPO} --private --revision next"
     assert printed.splitlines()[-1].strip() == command
     assert files_of(folder) == before
-    (folder / "metrics.json").write_text("{}")  # not even our own mistake stops it
+    (folder / "metrics.json").write_text("{}")  # not even a bug of ours
     push_after_training(folder, REPO, private=False, revision=None)
     assert "Not published" in capsys.readouterr().err
 
 
-def test_a_success_says_where_it_is(hub, folder, capsys):
+def test_a_success_prints_the_commit_and_how_to_serve_it(hub, folder, capsys):
     assert main(["push", str(folder), REPO]) == 0
     printed = capsys.readouterr().out
     assert f"Published: {hub.endpoint}/{REPO}/commit/{commits()[0]}" in printed
@@ -536,7 +536,7 @@ def test_the_space_is_what_the_app_needs_and_no_more(hub):
     assert (info.sdk, info.sha) == ("gradio", published.revision)
 
 
-def test_an_updated_space_loses_what_is_gone(hub, tmp_path):
+def test_files_removed_from_the_repository_are_deleted_from_the_space(hub, tmp_path):
     for name, file in space_files(ROOT).items():
         if "bundled" not in name:
             (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -640,7 +640,7 @@ def test_a_path_of_this_machine_is_not_published(hub, folder, tmp_path, text, pa
         "x\\y",
     ],
 )
-def test_what_only_looks_like_a_path_is_published(hub, folder, text):
+def test_text_that_only_resembles_a_path_is_published(hub, folder, text):
     metrics = json.loads((folder / "metrics.json").read_text())
     (folder / "metrics.json").write_text(json.dumps(metrics | {"note": text}))
     assert push(folder, REPO).tag
@@ -671,7 +671,7 @@ def test_weights_that_are_too_large_are_not_bundled(folder, tmp_path, capsys):
     assert not (tmp_path / "bundled").exists()
 
 
-# From the Hub's weights to the Hub
+# A training that starts from the Hub's weights and publishes its result
 
 
 def train(hub, tmp_path, *more, token="hf_write"):
@@ -699,10 +699,10 @@ def test_fine_tuning_starts_from_the_weights_on_the_hub_and_ends_there(hub, tmp_
     assert hub_id == "timm/test_resnet.r160_in1k"
     weights = save({name: value.contiguous() for name, value in start.state_dict().items()})
     publish(hub, hub_id, {"model.safetensors": weights, "config.json": b"{}"})
-    # At a learning rate of zero only the means and variances of the norms move.
+    # At a learning rate of zero only the running means and variances change.
     done = train(hub, tmp_path, "--learning-rate", "0", "--push-to-hub", "org/tuned", "--private")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Start: timm's pretrained weights of test_resnet" in done.stdout
+    assert "Initial weights: timm's pretrained weights of test_resnet" in done.stdout
     assert f"Published: {hub.endpoint}/org/tuned/commit/" in done.stdout
     tuned = load_checkpoint("org/tuned")
     before, after = start.state_dict(), tuned.model.state_dict()
