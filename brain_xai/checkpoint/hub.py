@@ -81,7 +81,7 @@ def pull(name: str) -> Snapshot:
     except HFValidationError as error:
         raise CheckpointError(f"{name} is neither a local folder nor an id on the Hub (org/name@revision).") from error
     except OfflineModeIsEnabled as error:
-        raise HubOffline(f"{name} cannot be fetched from the Hub in offline mode (HF_HUB_OFFLINE).") from error
+        raise HubOffline(f"{name} cannot be downloaded from the Hub in offline mode (HF_HUB_OFFLINE).") from error
     except Exception as error:  # the client passes on the exceptions of several HTTP libraries
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if status in (401, 403, 404, 410, 451):
@@ -90,7 +90,7 @@ def pull(name: str) -> Snapshot:
                 "Check the spelling and, for a private one, the token (HF_TOKEN)."
             ) from error
         reason = status or type(error).__name__
-        raise HubUnreachable(f"{name} cannot be fetched from the Hub now ({reason}).") from error
+        raise HubUnreachable(f"{name} cannot be downloaded from the Hub now ({reason}).") from error
 
 
 def cached(name: str) -> Snapshot | None:

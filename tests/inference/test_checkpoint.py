@@ -64,7 +64,7 @@ def scan(tmp_path):
     return path
 
 
-def test_timm_transformers_and_we_give_equal_logits(folder, scan):
+def test_timm_transformers_and_brain_xai_give_equal_logits(folder, scan):
     classifier = load_checkpoint(folder)
     pixel_values = classifier.prepare(scan).pixel_values
     ours = classifier.logits(pixel_values)
@@ -93,7 +93,7 @@ def test_probabilities_are_calibrated_by_the_temperature(folder, scan):
     assert prediction.label == LABELS[logits.argmax()]
 
 
-def test_the_saved_model_stays_as_it_was(tmp_path):
+def test_saving_does_not_change_the_model(tmp_path):
     model = timm.create_model("test_resnet", num_classes=4).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     save_checkpoint(tmp_path, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={}, dtype=torch.float16)
@@ -101,7 +101,7 @@ def test_the_saved_model_stays_as_it_was(tmp_path):
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
 
 
-def test_revision_names_the_weights(folder):
+def test_the_revision_identifies_the_weights(folder):
     first = load_checkpoint(folder).info.revision
     config = json.loads((folder / "config.json").read_text())
     model = timm.create_model(config["architecture"], num_classes=4, **config["model_args"])
@@ -111,7 +111,7 @@ def test_revision_names_the_weights(folder):
     assert load_checkpoint(folder).info.revision != first
 
 
-def test_new_numbers_beside_the_same_weights_are_seen(sound):
+def test_new_metrics_for_the_same_weights_are_read(sound):
     before = load_checkpoint(sound)
     assert load_checkpoint(sound) is before
     (sound / "metrics.json").write_text('{"split": "purged"}')
@@ -135,7 +135,7 @@ def test_every_allowed_checkpoint_is_read_from_disk_once(folders):
         assert [load_checkpoint(name) for name in folders] == first  # classifiers are equal only if identical
 
 
-def test_a_model_beyond_those_that_may_be_chosen_is_freed(folders, monkeypatch):
+def test_the_least_recently_used_models_are_freed(folders, monkeypatch):
     models = [weakref.ref(load_checkpoint(name).model) for name in folders]
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", folders[-1])
     for name in bundled_checkpoints():
@@ -164,7 +164,7 @@ def test_threads_that_ask_at_once_share_one_model(folders):
         assert len(set(pool.map(load, range(8)))) == 1
 
 
-def test_what_is_loaded_is_returned_while_a_new_version_loads(sound):
+def test_the_loaded_version_is_returned_while_a_new_one_loads(sound):
     cache, classifier = ClassifierCache(), load_checkpoint(sound)
     has_started, may_finish = threading.Event(), threading.Event()
 
@@ -182,7 +182,7 @@ def test_what_is_loaded_is_returned_while_a_new_version_loads(sound):
         assert newer[0].result() is newer[1].result() is not classifier
 
 
-def test_a_version_that_fails_to_load_leaves_the_one_before(sound):
+def test_a_version_that_fails_to_load_does_not_replace_the_loaded_one(sound):
     cache, classifier = ClassifierCache(), load_checkpoint(sound)
     with pytest.raises(ZeroDivisionError):
         cache.get("id", 1, lambda: 1 / 0)
@@ -203,7 +203,7 @@ def test_a_model_is_loaded_once_per_device(sound):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "hpu", "banana", "", 99])
-def test_a_device_that_is_not_there_is_refused_with_a_sentence(sound, device):
+def test_a_missing_device_is_rejected_with_a_sentence(sound, device):
     with pytest.raises(CheckpointError, match=re.escape(f"The device {device!r} cannot be used on this machine")):
         load_checkpoint(sound, device=device)
 
@@ -233,18 +233,18 @@ def test_allowed_checkpoints_come_from_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["bundled/none", "bundled/../..", "no/such-repo", "../nowhere", ""])
-def test_what_is_no_checkpoint_is_refused_with_a_sentence(name):
+def test_anything_but_a_checkpoint_is_rejected_with_a_sentence(name):
     with pytest.raises(CheckpointError):
         load_checkpoint(name)
 
 
-# What a strange folder or repository may hold: the change to its config.json, and the sentence that refuses it.
-STRANGE_CONFIGS = {
+# Invalid configs: the change to config.json, and the message that rejects it.
+INVALID_CONFIGS = {
     "unknown architecture": ({"architecture": "resnet_from_mars"}, "which timm does not know"),
     "weights of elsewhere": ({"architecture": "hf-hub:org/other"}, "which timm does not know"),
     "no architecture": ({"architecture": None}, "which timm does not know"),
     "no labels": ({"label_names": None}, "has no label_names"),
-    "labels of no kind": ({"label_names": [1, 2, 3, 4]}, "must be names"),
+    "labels of a wrong type": ({"label_names": [1, 2, 3, 4]}, "must be names"),
     "the same label twice": ({"label_names": ["a", "a", "b", "c"]}, "2 and 1000 different classes"),
     "fewer labels than weights": ({"label_names": ["a", "b"], "num_classes": 2}, r"fc.weight is \(4, 96\) in the file"),
     "labels and number differ": ({"num_classes": 5}, "names 4 classes, but its num_classes is '5'"),
@@ -255,7 +255,7 @@ STRANGE_CONFIGS = {
     "huge argument": ({"model_args": {"channels": [10**9]}}, "is not an accepted value"),
     "a giant with small weights": ({"architecture": "vit_giant_patch14_224"}, "do not fit vit_giant"),
     "absurd input": ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "32 to 1024 pixels"),
-    "input of no kind": ({"pretrained_cfg": {"input_size": "large"}}, "32 to 1024 pixels"),
+    "input of a wrong type": ({"pretrained_cfg": {"input_size": "large"}}, "32 to 1024 pixels"),
     "no input": ({"pretrained_cfg": {"input_size": None}}, "32 to 1024 pixels"),
     "short mean": ({"pretrained_cfg": {"mean": [0.5]}}, "it must be three numbers"),
     "std of zero": ({"pretrained_cfg": {"std": [0, 1, 1]}}, "above zero"),
@@ -280,9 +280,9 @@ def damaged(sound, tmp_path):
     return shutil.copytree(sound, tmp_path / "damaged")
 
 
-@pytest.mark.parametrize("strange", STRANGE_CONFIGS)
-def test_a_strange_config_is_refused_with_a_sentence(damaged, strange):
-    change, sentence = STRANGE_CONFIGS[strange]
+@pytest.mark.parametrize("case", INVALID_CONFIGS)
+def test_an_invalid_config_is_rejected_with_a_sentence(damaged, case):
+    change, sentence = INVALID_CONFIGS[case]
     config = json.loads((damaged / "config.json").read_text())
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
@@ -292,7 +292,7 @@ def test_a_strange_config_is_refused_with_a_sentence(damaged, strange):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(damaged, value):
+def test_weights_that_are_not_numbers_are_rejected(damaged, value):
     weights = load_file(damaged / "model.safetensors")
     weights["fc.bias"][2] = value
     save_file(weights, damaged / "model.safetensors")
@@ -300,9 +300,9 @@ def test_weights_that_are_no_numbers_are_refused(damaged, value):
         load_checkpoint(damaged)
 
 
-def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
+def test_weights_that_are_too_large_are_rejected_by_their_size(damaged):
     with (damaged / "model.safetensors").open("ab") as file:
-        file.truncate(MAX_WEIGHTS_BYTES + 1)  # a sparse file: it takes no room
+        file.truncate(MAX_WEIGHTS_BYTES + 1)  # a sparse file, which takes no disk space
     with pytest.raises(CheckpointError, match="have 500 MB"):
         load_checkpoint(damaged)
 
@@ -329,7 +329,7 @@ def test_weights_that_are_too_large_are_refused_by_their_size(damaged):
         ("metrics.json", b'{"test": {"accuracy": {"value": 1, "low": 1, "high": 1}}}', "how many test images"),
     ],
 )
-def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sentence):
+def test_damaged_files_are_rejected_with_a_sentence(damaged, file, content, sentence):
     if content is None:
         (damaged / file).unlink()
     else:
@@ -338,7 +338,7 @@ def test_damaged_files_are_refused_with_a_sentence(damaged, file, content, sente
         load_checkpoint(damaged)
 
 
-def test_truncated_weights_are_refused(damaged):
+def test_truncated_weights_are_rejected(damaged):
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
@@ -348,5 +348,5 @@ def test_truncated_weights_are_refused(damaged):
 def test_the_folder_of_a_checkpoint_is_found_without_the_hub(sound):
     assert checkpoint_folder(str(sound)) == sound
     assert (checkpoint_folder(bundled_checkpoints()[0]) / "config.json").is_file()
-    assert checkpoint_folder("org/never-fetched@v1") is None
+    assert checkpoint_folder("org/never-downloaded@v1") is None
     assert checkpoint_folder("no/such/thing") is None

@@ -16,7 +16,7 @@ from huggingface_hub import constants, snapshot_download
 from PIL import Image
 from safetensors.torch import load, save
 
-from brain_xai import load_checkpoint
+from brain_xai import explain, load_checkpoint
 from brain_xai.checkpoint import hub as pulling
 from brain_xai.checkpoint import schema
 from brain_xai.checkpoint.catalog import bundled_checkpoints, checkpoint_folder
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, bytes]:
-    """A checkpoint as it is published."""
+    """The files of a published checkpoint."""
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_checkpoint(folder, LABELS)
     (folder / "examples").mkdir()
@@ -45,15 +45,23 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture
 def repo(tmp_path) -> str:
-    """The id of a repository of this test's own: a process keeps what it knows about an id."""
+    """An id that only this test uses, because a process keeps one follower per id."""
     return f"org/{tmp_path.name}"
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
+    wait_for_the_hub(monkeypatch, 100)
     with serve(tmp_path / "hub") as hub:
         use(hub.endpoint, tmp_path / ".cache", monkeypatch)  # hidden, as it is in a home folder
         yield hub
+
+
+def wait_for_the_hub(monkeypatch, seconds: float) -> None:
+    """Set how long requests wait for a refresh; with short waits, answers would depend on how busy the machine is."""
+    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 100)
+    monkeypatch.setattr(hub_follower, "DOWNLOAD_WAIT_SECONDS", seconds)
+    monkeypatch.setattr(hub_follower, "REFRESH_WAIT_SECONDS", seconds)
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def other_weights(files: dict[str, bytes], change=lambda value: value + 1) -> di
 
 
 def go_away(hub: Hub) -> None:
-    """Let the Hub be down for the rest of the test."""
+    """Let every further request fail."""
     hub.fault(".", 503, times=10**6)
 
 
@@ -78,7 +86,7 @@ def asked(hub: Hub) -> list[str]:
 
 
 def codes(classifier) -> list[str]:
-    return [notice.code for notice in classifier.warnings]
+    return [warning.code for warning in classifier.warnings]
 
 
 # Which commit answers
@@ -102,7 +110,7 @@ def test_a_branch_is_followed_by_its_name(hub, files, repo):
     assert load_checkpoint(f"{repo}@next").info.revision == on_branch != load_checkpoint(repo).info.revision
 
 
-def test_a_pinned_commit_is_fetched_once_and_never_asked_for_again(hub, files, repo):
+def test_a_pinned_commit_is_downloaded_once_and_the_hub_is_not_asked_again(hub, files, repo):
     sha = publish(hub, repo, files)
     load_checkpoint(f"{repo}@{sha}")
     before = len(hub.requests)
@@ -112,14 +120,14 @@ def test_a_pinned_commit_is_fetched_once_and_never_asked_for_again(hub, files, r
     assert len(hub.requests) == before
 
 
-def test_only_what_is_needed_is_fetched(hub, files, repo):
+def test_only_needed_files_are_downloaded(hub, files, repo):
     publish(hub, repo, files | {"code.py": b"", "optimizer.bin": b"", "figures/curves.png": b"", "more/x.json": b"{}"})
     load_checkpoint(repo)
     folder = checkpoint_folder(repo)
     assert set(files_of(folder)) == {"config.json", "model.safetensors", "metrics.json", "examples/glioma.png"}
 
 
-def test_of_many_examples_some_are_fetched_and_all_else(hub, files, repo):
+def test_of_many_examples_only_some_are_downloaded(hub, files, repo):
     publish(hub, repo, files | {f"examples/{number}.png": b"" for number in range(60)})
     load_checkpoint(repo)
     names = set(files_of(checkpoint_folder(repo)))
@@ -127,7 +135,7 @@ def test_of_many_examples_some_are_fetched_and_all_else(hub, files, repo):
     assert len(names) == 51
 
 
-def test_without_the_hub_the_last_copy_answers_and_says_so(hub, files, scan, repo):
+def test_without_the_hub_the_cached_copy_answers_with_a_warning(hub, files, scan, repo):
     sha = publish(hub, repo, files)
     load_checkpoint(repo)
     go_away(hub)
@@ -141,25 +149,25 @@ def test_without_the_hub_the_last_copy_answers_and_says_so(hub, files, scan, rep
     assert sha[:12] in warning.message
 
 
-def test_without_the_hub_and_a_copy_it_is_told_at_once(hub, files, repo):
+def test_without_the_hub_and_a_cached_copy_the_error_comes_at_once(hub, files, repo):
     publish(hub, repo, files)
     go_away(hub)
-    with pytest.raises(HubUnreachable, match="cannot be fetched from the Hub now"):
+    with pytest.raises(HubUnreachable, match="cannot be downloaded from the Hub now"):
         load_checkpoint(repo)
     assert len(hub.requests) == 1  # not retried for half a minute
 
 
 @pytest.mark.parametrize("fault", ["drop", "truncate"])
-def test_a_download_that_breaks_off_once_is_taken_up_again(hub, files, fault, repo):
+def test_an_interrupted_download_is_resumed(hub, files, fault, repo):
     sha = publish(hub, repo, files)
     hub.fault("GET .*model.safetensors|GET /storage", fault)
     assert load_checkpoint(repo).info.revision == sha
 
 
-# What is strange
+# What is rejected
 
 
-def test_a_repository_that_is_not_there_or_not_shown(hub, files, repo):
+def test_a_repository_that_is_missing_or_hidden(hub, files, repo):
     for name in ("org/missing", f"{repo}@nowhere"):
         with pytest.raises(CheckpointError, match="Check the spelling and"):
             load_checkpoint(name)
@@ -171,7 +179,7 @@ def test_a_repository_that_is_not_there_or_not_shown(hub, files, repo):
 
 
 @pytest.mark.parametrize(
-    ("strange", "sentence"),
+    ("change", "sentence"),
     [
         ({"model.safetensors": None, "pytorch_model.bin": b"\x80\x04"}, "only pickled weights, which could run code"),
         ({"model.safetensors": None}, "no model.safetensors"),
@@ -181,15 +189,15 @@ def test_a_repository_that_is_not_there_or_not_shown(hub, files, repo):
         ({"config.json": None}, "has no config.json"),
     ],
 )
-def test_a_strange_repository_is_refused(hub, files, strange, sentence, repo):
-    content = {name: content for name, content in (files | strange).items() if content is not None}
+def test_an_unsafe_or_incomplete_repository_is_rejected(hub, files, change, sentence, repo):
+    content = {name: content for name, content in (files | change).items() if content is not None}
     publish(hub, repo, content)
     with pytest.raises(CheckpointError, match=sentence):
         load_checkpoint(repo)
     assert not any("resolve" in path or "storage" in path for path in asked(hub))
 
 
-def test_huge_weights_are_refused_before_they_are_fetched(hub, files, monkeypatch, repo):
+def test_huge_weights_are_rejected_before_the_download(hub, files, monkeypatch, repo):
     monkeypatch.setattr(schema, "MAX_WEIGHTS_BYTES", len(files["model.safetensors"]) - 1)
     publish(hub, repo, files)
     with pytest.raises(CheckpointError, match="at most"):
@@ -200,12 +208,12 @@ def test_huge_weights_are_refused_before_they_are_fetched(hub, files, monkeypatc
 # What the app does
 
 
-def test_a_new_revision_is_picked_up_without_a_restart(hub, files, repo):
+def test_a_new_revision_is_served_without_a_restart(hub, files, repo):
     first = publish(hub, repo, files)
     assert hub_follower.classifier_of(repo).info.revision == first
     second = publish(hub, repo, other_weights(files))
     before = len(hub.requests)
-    assert hub_follower.classifier_of(repo).info.revision == first  # looked at a moment ago
+    assert hub_follower.classifier_of(repo).info.revision == first  # checked a moment ago
     assert len(hub.requests) == before
     refresh(repo)
     assert hub_follower.classifier_of(repo).info.revision == second
@@ -213,14 +221,14 @@ def test_a_new_revision_is_picked_up_without_a_restart(hub, files, repo):
 
 
 def refresh(name: str) -> None:
-    """Let the time until the next look pass, and wait for the look."""
+    """Let the time until the next check of the Hub pass, and wait for the check."""
     follower = hub_follower.follower_of(name)
     follower._next_refresh = 0
     follower.refresh()
     assert follower._refresh_done.wait(60)
 
 
-def test_a_new_revision_that_is_strange_changes_nothing(hub, files, scan, capfd, repo):
+def test_a_new_revision_that_fails_to_load_changes_nothing(hub, files, scan, capfd, repo):
     first = publish(hub, repo, files)
     hub_follower.classifier_of(repo)
     publish(hub, repo, other_weights(files, lambda value: value * float("nan")))
@@ -228,14 +236,14 @@ def test_a_new_revision_that_is_strange_changes_nothing(hub, files, scan, capfd,
     classifier = hub_follower.classifier_of(repo)
     assert classifier.info.revision == first
     assert codes(classifier) == ["revision_refused"]
-    assert "not numbers" in capfd.readouterr().err  # the maintainer reads why
+    assert "not numbers" in capfd.readouterr().err  # the reason, for the maintainer
     third = publish(hub, repo, files)
     refresh(repo)
     assert hub_follower.classifier_of(repo).info.revision == third
     assert codes(hub_follower.classifier_of(repo)) == []
 
 
-def test_while_the_hub_is_down_the_copy_answers_and_afterwards_the_new_revision(hub, files, repo):
+def test_while_the_hub_is_down_the_cached_copy_answers_and_afterwards_the_new_revision(hub, files, repo):
     first = publish(hub, repo, files)
     hub_follower.classifier_of(repo)
     go_away(hub)
@@ -268,9 +276,9 @@ def test_the_page_serves_a_checkpoint_of_the_hub_with_its_examples(hub, files, s
         assert answer["warnings"] == []
         assert [entry["revision"] for entry in client.predict(api_name="/checkpoints")] == [sha, sha]
         [examples] = [block for block in page.blocks.values() if block.elem_id == "examples"]
-        pictures = [Path(sample[0]["path"]) for sample in examples.samples]
-        assert "glioma.png" in [path.name for path in pictures]
-        with Image.open(next(path for path in pictures if path.name == "glioma.png")) as shown:
+        images = [Path(sample[0]["path"]) for sample in examples.samples]
+        assert "glioma.png" in [path.name for path in images]
+        with Image.open(next(path for path in images if path.name == "glioma.png")) as shown:
             assert shown.size == (64, 64)
 
 
@@ -278,7 +286,7 @@ def test_without_fallback_no_other_model_answers(hub, files, repo):
     publish(hub, repo, files)
     go_away(hub)
     assert hub_follower.classifier_of(repo, allow_fallback=True).info.id == bundled_checkpoints()[0]
-    with pytest.raises(CheckpointError, match=r"cannot be fetched .*No other model answers in its place"):
+    with pytest.raises(CheckpointError, match=r"cannot be downloaded .*No other model answers in its place"):
         hub_follower.classifier_of(repo, allow_fallback=False)
     hub.clear_faults()
     refresh(repo)
@@ -297,7 +305,7 @@ def black_hole():
 
 def test_without_fallback_a_download_that_takes_long_is_an_error(black_hole, tmp_path, monkeypatch):
     use(black_hole, tmp_path / "cache", monkeypatch)
-    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 600)  # so that the request outlasts the test
+    wait_for_the_hub(monkeypatch, 0.1)
     with pytest.raises(CheckpointError, match=r"is still being downloaded .*Try again in a few minutes"):
         hub_follower.classifier_of("org/endless", allow_fallback=False)
 
@@ -306,7 +314,7 @@ def test_with_a_hub_that_never_answers_the_page_is_up_and_a_bundled_model_answer
     black_hole, tmp_path, monkeypatch, scan, repo
 ):
     use(black_hole, tmp_path / "cache", monkeypatch)
-    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 600)  # more than the test may take: nothing waits for the Hub
+    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 600)  # longer than a test may take: nothing waits for the Hub
     with served(repo) as (_, address):
         client = Client(address, verbose=False, analytics_enabled=False)
         with pytest.raises(Exception, match="No other model answers in its place"):
@@ -320,7 +328,9 @@ def test_with_a_hub_that_never_answers_the_page_is_up_and_a_bundled_model_answer
         assert f"{repo} could not be fetched" in warning.message
 
 
-def test_a_strange_default_does_not_keep_the_page_from_starting(hub, files, scan, monkeypatch, capfd, repo):
+def test_a_default_that_cannot_be_loaded_does_not_keep_the_page_from_starting(
+    hub, files, scan, monkeypatch, capfd, repo
+):
     config = json.loads(files["config.json"]) | {"architecture": "resnet_from_mars"}
     publish(hub, repo, files | {"config.json": json.dumps(config).encode()})
     publish(hub, "org/sound", files)
@@ -333,7 +343,7 @@ def test_a_strange_default_does_not_keep_the_page_from_starting(hub, files, scan
     assert "resnet_from_mars" in capfd.readouterr().err
 
 
-def test_a_copy_that_was_not_finished_is_no_copy(hub, files, repo):
+def test_an_incomplete_download_is_not_used(hub, files, repo):
     publish(hub, repo, files)
     hub.fault("model.safetensors", 404)
     with pytest.raises(CheckpointError):
@@ -369,7 +379,7 @@ def test_a_restart_serves_the_last_revision_that_loaded(hub, files, repo, tmp_pa
     go_away(hub)
     code = """
 import sys
-from brain_xai import load_checkpoint
+from brain_xai import explain, load_checkpoint
 from brain_xai.ui import hub_follower
 hub_follower.DOWNLOAD_WAIT_SECONDS = hub_follower.REFRESH_WAIT_SECONDS = 60
 for load in (hub_follower.classifier_of, load_checkpoint):
@@ -386,7 +396,7 @@ for load in (hub_follower.classifier_of, load_checkpoint):
     assert new_process.stdout.split() == [first, first], new_process.stderr
 
 
-def test_a_copy_that_another_program_downloaded_answers_without_the_hub(hub, files, repo):
+def test_without_the_hub_a_copy_that_another_program_downloaded_answers(hub, files, repo):
     sha = publish(hub, repo, files)
     snapshot_download(repo)
     go_away(hub)
@@ -407,7 +417,7 @@ def test_a_damaged_copy_is_downloaded_again(hub, files, repo, tmp_path):
 # Downloads that are not what the Hub lists
 
 
-def test_weights_with_another_sha256_are_refused_and_not_kept(hub, files, repo):
+def test_weights_with_another_sha256_are_rejected_and_not_kept(hub, files, repo):
     sha = publish(hub, repo, files)
     stored = hub.store.find("models", repo).folder / "objects" / sha256(files["model.safetensors"]).hexdigest()
     stored.write_bytes(other_weights(files)["model.safetensors"])
@@ -419,7 +429,7 @@ def test_weights_with_another_sha256_are_refused_and_not_kept(hub, files, repo):
     assert load_checkpoint(repo).info.revision == sha
 
 
-def test_weights_of_another_revision_are_refused_and_the_last_good_revision_stays(hub, files, repo, scan, monkeypatch):
+def test_weights_of_another_revision_are_rejected_and_the_last_good_revision_stays(hub, files, repo, scan, monkeypatch):
     first = publish(hub, repo, files)
     answer = load_checkpoint(repo).predict(scan)
     publish(hub, repo, other_weights(files))
@@ -437,7 +447,7 @@ def test_weights_of_another_revision_are_refused_and_the_last_good_revision_stay
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "examples/glioma.png"])
-def test_files_of_unknown_size_are_refused_before_the_download(hub, files, repo, name):
+def test_files_of_unknown_size_are_rejected_before_the_download(hub, files, repo, name):
     sha = publish(hub, repo, files)
     record = hub.store.find("models", repo).folder / "commits" / f"{sha}.json"
     commit = json.loads(record.read_text())
@@ -468,7 +478,7 @@ def test_in_offline_mode_the_hub_is_not_asked_again(hub, files, repo, monkeypatc
     assert len(hub.requests) == before
 
 
-def test_a_repository_that_was_deleted_is_called_so(hub, files, repo):
+def test_the_warning_about_a_deleted_repository_says_so(hub, files, repo):
     sha = publish(hub, repo, files)
     hub_follower.classifier_of(repo)
     hub.store.delete(hub.store.find("models", repo))
@@ -482,13 +492,13 @@ def test_the_first_answer_while_the_hub_hangs_carries_a_warning(hub, files, repo
     sha = publish(hub, repo, files)
     load_checkpoint(repo)
     use(black_hole, tmp_path / ".cache", monkeypatch)
-    monkeypatch.setattr(pulling, "ANSWER_SECONDS", 600)
+    wait_for_the_hub(monkeypatch, 0.1)
     classifier = hub_follower.HubFollower(repo).classifier()
     assert (classifier.info.revision, codes(classifier)) == (sha, ["hub_unreachable"])
     assert "has not finished answering" in classifier.warnings[0].message
 
 
-# What is in memory
+# What is kept in memory
 
 
 def test_every_allowed_checkpoint_is_loaded_once(hub, files, repo, monkeypatch):
@@ -504,17 +514,21 @@ def test_every_allowed_checkpoint_is_loaded_once(hub, files, repo, monkeypatch):
 
 def test_warnings_do_not_load_a_model_again(hub, files, repo):
     publish(hub, repo, files)
-    model = hub_follower.classifier_of(repo).model
+    loaded = hub_follower.classifier_of(repo)
     go_away(hub)
     refresh(repo)
     for classifier in (load_checkpoint(repo), hub_follower.classifier_of(repo)):
         assert codes(classifier) == ["hub_unreachable"]
-        assert classifier.model is model
+        assert classifier.model is loaded.model
+        assert classifier.facts is loaded.facts  # the private copy and all measurements, too
 
 
-def test_an_outdated_revision_is_freed(hub, files, repo):
+def test_an_outdated_revision_is_freed(hub, files, repo, scan):
     publish(hub, repo, files)
-    outdated = weakref.ref(hub_follower.classifier_of(repo).model)
+    classifier = hub_follower.classifier_of(repo)
+    explain(classifier, scan)
+    outdated = weakref.ref(classifier.model)
+    del classifier
     publish(hub, repo, other_weights(files))
     refresh(repo)
     gc.collect()
