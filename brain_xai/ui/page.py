@@ -75,13 +75,12 @@ def build_page() -> gr.Blocks:
 
 
 def launch(page: gr.Blocks, **settings: Any) -> tuple:
-    """Load the default model and serve a page with `LAUNCH` and Gradio's own `settings`, such as a port.
+    """Serve a page with `LAUNCH` and Gradio's own `settings`, such as a port.
 
     Returns what Gradio's `launch` does. Raises `RuntimeError` if the page was built without `isolate_upload_folder`.
     """
     if not is_isolated(page.GRADIO_CACHE):
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
-    handlers.warm_up()
     return page.launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
 
 
