@@ -79,7 +79,7 @@ METHODS = {
             "highlighted because of another.",
             paper="https://arxiv.org/abs/2011.08891",
             unit=PER_POSITION,
-            default_scale=0.2,
+            default_scale=0.1,
             signed=True,
             forward_passes=3,
             reason_unsupported=cam.cam_unsupported,

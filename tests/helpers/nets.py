@@ -1,4 +1,4 @@
-"""Classifiers for tests, hand-made with set weights or from timm with random ones, and a picture for them."""
+"""Classifiers for tests, hand-made with fixed weights or from timm with random ones, and an image for them."""
 
 import numpy as np
 import timm
@@ -16,13 +16,13 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-def make_classifier(model: nn.Module, size: tuple[int, int], normalisation: dict = IMAGENET, **options) -> Classifier:
+def make_classifier(model: nn.Module, size: tuple[int, int], normalization: dict = IMAGENET, **options) -> Classifier:
     info = CheckpointInfo("test", "0", type(model).__name__)
-    return Classifier(model.eval().requires_grad_(False), LABELS, Preprocessing(size, **normalisation), info, **options)
+    return Classifier(model.eval().requires_grad_(False), LABELS, Preprocessing(size, **normalization), info, **options)
 
 
 def make_timm(name: str, size: tuple[int, int], seed: int = 0, **options) -> Classifier:
-    """A timm model with random weights and random norm statistics, as a trained one has."""
+    """A timm model with random weights and random norm statistics, as in a trained model."""
     torch.manual_seed(seed)
     model = timm.create_model(name, num_classes=len(LABELS), **options)
     for module in model.modules():
@@ -36,7 +36,7 @@ def make_timm(name: str, size: tuple[int, int], seed: int = 0, **options) -> Cla
 
 
 def make_vgg(size: tuple[int, int]) -> Classifier:
-    """timm's VGG with four layers of few channels and a hidden layer of 8 in its head, in place of 4096."""
+    """timm's VGG with four layers of few channels and a hidden layer of 8 instead of 4096 in its head."""
     torch.manual_seed(0)
     model = VGG([8, "M", 8, "M", 16, "M", 16, "M"], num_classes=len(LABELS))
     model.pre_logits = ConvMlp(16, 8, 7)
@@ -45,15 +45,15 @@ def make_vgg(size: tuple[int, int]) -> Classifier:
 
 
 def make_scan(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A grey picture: smooth noise on black with a black border."""
+    """A gray image: smooth noise below a black upper quarter."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), dtype=np.uint8)
-    picture = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
-    picture[: size[0] // 4] = 0
-    return Image.fromarray(picture)
+    pixels = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+    pixels[: size[0] // 4] = 0
+    return Image.fromarray(pixels)
 
 
 class Blocks(nn.Module):
-    """Two channels, the mean of each 8 x 8 block and that less 1; then an average and a linear layer."""
+    """Two channels, the mean of each 8 x 8 block and that minus 1; then an average and a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ class Blocks(nn.Module):
 
 
 class Places(nn.Module):
-    """Two channels, the mean of each quarter of 32 x 32 pixels and that less 1; each place has a weight of its own."""
+    """Two channels, the mean of each quarter of 32 x 32 pixels and that minus 1; each position has its own weight."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class Places(nn.Module):
 
 
 class Unpadded(nn.Module):
-    """Two convolutions around a max-pooling, 3 x 3 each, none padded."""
+    """Two convolutions and a max-pooling between them, each 3 x 3 and without padding."""
 
     def __init__(self):
         super().__init__()
@@ -105,7 +105,7 @@ class Unpadded(nn.Module):
 
 
 class Corner(nn.Module):
-    """The logits are a, -a and 0, where a is the grey value of the lower right pixel, 0 to 1."""
+    """The logits are a, -a and 0, where a is the gray value of the lower right pixel, 0 to 1."""
 
     def forward(self, pixel_values):
         corner = pixel_values[:, 0, -1, -1]
@@ -113,14 +113,14 @@ class Corner(nn.Module):
 
 
 class Drifting(nn.Module):
-    """Logits that depend a little on the size of the batch, as those of real nets do in their last digits."""
+    """Logits that depend a little on the size of the batch, as those of real models do in their last digits."""
 
     def forward(self, pixel_values):
         return pixel_values.mean(dim=(2, 3)) + 1e-6 * len(pixel_values)
 
 
 class Total(nn.Module):
-    """The logits are the sums of all grey values of one channel each."""
+    """The logits are the sums of the gray values of one channel each."""
 
     def forward(self, pixel_values):
         return pixel_values.sum(dim=(2, 3))

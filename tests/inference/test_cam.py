@@ -220,42 +220,42 @@ CUT_RESNET = {"layers": [2, 2, 2, 0], "channels": [64, 128, 256, 256]}
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "size", "layer", "grid_size", "stride", "offset"),
+    ("name", "options", "size", "expected"),
     [
         # Symmetric padding: every layer centers its first position on the first pixel.
-        ("resnet18", {}, (96, 160), "layer4", (3, 5), 32, 0),
-        ("resnet18", CUT_RESNET, (96, 160), "layer4", (6, 10), 16, 0),
-        ("resnet18", {"output_stride": 16}, (96, 160), "layer4", (6, 10), 16, 0),
-        ("efficientnet_b0", {}, (96, 160), "bn2", (3, 5), 32, 0),
-        ("efficientnet_b0", {"output_stride": 16}, (96, 160), "bn2", (6, 10), 16, 0),
+        ("resnet18", {}, (96, 160), ("layer4", (3, 5), 32, 0)),
+        ("resnet18", CUT_RESNET, (96, 160), ("layer4", (6, 10), 16, 0)),
+        ("resnet18", {"output_stride": 16}, (96, 160), ("layer4", (6, 10), 16, 0)),
+        ("efficientnet_b0", {}, (96, 160), ("bn2", (3, 5), 32, 0)),
+        ("efficientnet_b0", {"output_stride": 16}, (96, 160), ("bn2", (6, 10), 16, 0)),
         # "Same" padding of an even size lies to the right and below: each of five strides adds half its step.
-        ("tf_efficientnet_b0", {}, (96, 160), "bn2", (3, 5), 32, 31),
+        ("tf_efficientnet_b0", {}, (96, 160), ("bn2", (3, 5), 32, 31)),
         # So few positions that all of them touch the border of the image.
-        ("resnet18", TINY_RESNET, (64, 32), "layer4", (2, 1), 32, 0),
-        ("resnet18", TINY_RESNET, (75, 40), "layer4", (3, 2), 32, 0),
-        ("tf_efficientnet_b0", {}, (64, 96), "bn2", (2, 3), 32, 31),
+        ("resnet18", TINY_RESNET, (64, 32), ("layer4", (2, 1), 32, 0)),
+        ("resnet18", TINY_RESNET, (75, 40), ("layer4", (3, 2), 32, 0)),
+        ("tf_efficientnet_b0", {}, (64, 96), ("bn2", (2, 3), 32, 31)),
     ],
 )
-def test_last_layer_is_measured(name, options, size, layer, grid_size, stride, offset):
-    check(target_layer(make_timm(name, size, **options)), layer, grid_size, stride, offset)
+def test_last_layer_is_measured(name, options, size, expected):
+    check(target_layer(make_timm(name, size, **options)), *expected)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "size", "layer", "grid_size", "stride", "offset"),
+    ("name", "options", "size", "expected"),
     [
-        ("resnet18", {}, (96, 160), "layer3", (6, 10), 16, 0),
-        ("resnet18", CUT_RESNET, (96, 160), "layer2", (12, 20), 8, 0),
+        ("resnet18", {}, (96, 160), ("layer3", (6, 10), 16, 0)),
+        ("resnet18", CUT_RESNET, (96, 160), ("layer2", (12, 20), 8, 0)),
         # Its last two stages have the same resolution.
-        ("resnet18", {"output_stride": 16}, (96, 160), "layer2", (12, 20), 8, 0),
+        ("resnet18", {"output_stride": 16}, (96, 160), ("layer2", (12, 20), 8, 0)),
         # Inside the first block of a stage a skip connection leads around every layer of higher resolution.
-        ("resnet26", {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}, (96, 160), "layer3", (6, 10), 16, 0),
+        ("resnet26", {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}, (96, 160), ("layer3", (6, 10), 16, 0)),
         # No skip connection leads around the expansion before the last reduction, and it ends in an activation.
-        ("efficientnet_b0", {}, (96, 160), "blocks.5.0.bn1", (6, 10), 16, 0),
-        ("tf_efficientnet_b0", {}, (96, 160), "blocks.5.0.bn1", (6, 10), 16, 15),
+        ("efficientnet_b0", {}, (96, 160), ("blocks.5.0.bn1", (6, 10), 16, 0)),
+        ("tf_efficientnet_b0", {}, (96, 160), ("blocks.5.0.bn1", (6, 10), 16, 15)),
     ],
 )
-def test_penultimate_layer_is_measured(name, options, size, layer, grid_size, stride, offset):
-    check(target_layer(make_timm(name, size, **options), "penultimate"), layer, grid_size, stride, offset)
+def test_penultimate_layer_is_measured(name, options, size, expected):
+    check(target_layer(make_timm(name, size, **options), "penultimate"), *expected)
 
 
 def test_layers_of_vgg_lie_before_its_poolings():

@@ -1,4 +1,4 @@
-"""Explanations: one table of methods, what `explain` promises for all of them, and nothing left behind for the next."""
+"""Explanations: the table of methods, what `explain` promises for all of them, and that it leaves nothing behind."""
 
 import gc
 import json
@@ -49,7 +49,7 @@ KEYS = [
     "consensus",
 ]
 GUIDED = ["guided_backprop", "guided_grad_cam"]
-# Settings that take no time.
+# Settings that are fast.
 COARSE = {key: {} for key in KEYS} | {"occlusion": {"window": 0.5, "stride": 0.25}}
 
 
@@ -58,9 +58,9 @@ def resnet() -> Classifier:
     return make_timm("test_resnet", (96, 96))
 
 
-@pytest.fixture(scope="module")
-def efficientnet() -> Classifier:
-    return make_timm("test_efficientnet", (96, 96))
+def assert_same(attribution: np.ndarray, expected: np.ndarray) -> None:
+    """Equal up to the order in which threads add float32 numbers; gradients and consensus divide what they add."""
+    assert attribution == pytest.approx(expected, rel=1e-3, abs=1e-4 * float(np.abs(expected).max()))
 
 
 # The table
@@ -86,7 +86,8 @@ def test_every_method_explains_the_view(method, resnet):
     explanation = explain(resnet, scan, method)
     assert (explanation.method, explanation.scale) == (method, METHODS[method].default_scale)
     assert explanation.label == explanation.prediction.label == LABELS[explanation.target]
-    assert explanation.prediction == resnet.predict(scan)
+    assert explanation.prediction.probabilities == pytest.approx(resnet.predict(scan).probabilities, abs=1e-6)
+    assert explanation.prediction.checkpoint == resnet.info
     assert np.array_equal(explanation.view, resnet.prepare(scan).view)
     assert (explanation.attribution.dtype, explanation.attribution.shape) == (np.float32, (96, 96))
     assert np.isfinite(explanation.attribution).all()
@@ -103,10 +104,10 @@ def test_target_is_a_label_an_index_or_the_prediction(method, resnet):
     predicted = explain(resnet, scan, method, **COARSE[method])
     for one, other in zip([*by_label, predicted], [*by_index, by_label[predicted.target]], strict=True):
         assert (one.label, one.target) == (other.label, other.target)
-        assert np.array_equal(one.attribution, other.attribution)
+        assert_same(one.attribution, other.attribution)
     assert [explanation.label for explanation in by_label] == list(LABELS)
-    of_the_class = method != "layer_activation"
-    assert np.allclose(by_label[0].attribution, by_label[1].attribution, rtol=1e-3) != of_the_class
+    depends_on_class = method != "layer_activation"
+    assert np.allclose(by_label[0].attribution, by_label[1].attribution, rtol=1e-3) != depends_on_class
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
@@ -117,8 +118,8 @@ def test_maps_of_all_classes_are_those_of_each(method, resnet):
     for label, explanation in explanations.items():
         alone = explain(resnet, scan, method, label)
         assert (explanation.label, explanation.target) == (label, alone.target)
-        assert (explanation.prediction, explanation.settings) == (alone.prediction, alone.settings)
-        assert np.array_equal(explanation.attribution, alone.attribution)
+        assert (explanation.prediction.label, explanation.settings) == (alone.prediction.label, alone.settings)
+        assert_same(explanation.attribution, alone.attribution)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "vgg"])
@@ -128,9 +129,9 @@ def test_every_method_works_or_says_why_not(name):
     )
     scan = make_scan((64, 64))
     refused = {key for key, method in METHODS.items() if method.reason_unsupported(classifier)}
-    rectified = name in ("test_resnet", "vgg")
-    cells = {"grad_cam", "hires_cam", "layer_cam", "layer_activation"}
-    assert refused == (set() if rectified else set(GUIDED)) | (cells if name == "test_vit" else set())
+    relu_only = name in ("test_resnet", "vgg")
+    cams = {"grad_cam", "hires_cam", "layer_cam", "layer_activation"}
+    assert refused == (set() if relu_only else set(GUIDED)) | (cams if name == "test_vit" else set())
     for key in METHODS:
         if key in refused:
             with pytest.raises(MethodNotApplicable, match=rf"{classifier.info.architecture}.* Use \w+") as refusal:
@@ -143,7 +144,7 @@ def test_every_method_works_or_says_why_not(name):
             assert np.ptp(attribution) > 0
 
 
-def test_a_measured_scale_comes_before_the_default():
+def test_a_measured_scale_replaces_the_default():
     classifier = make_classifier(Total(), (32, 32), PLAIN, attribution_scale={"occlusion": 7.5})
     assert explain(classifier, make_scan((32, 32)), "occlusion").scale == 7.5
 
@@ -264,30 +265,30 @@ def test_wrong_names_are_refused_with_the_right_ones(resnet):
 
 
 def test_occlusion_by_hand():
-    # 0.25 of 32 is a window of 8, one beside the other: each hides 64 white pixels, a logit of 64 in every channel.
-    picture = np.full((32, 32), 255, np.uint8)
-    picture[:8, 8:16] = 0
+    # 0.25 of 32 is a window of 8, side by side: each hides 64 white pixels, a logit of 64 in every channel.
+    pixels = np.full((32, 32), 255, np.uint8)
+    pixels[:8, 8:16] = 0
     classifier = make_classifier(Total(), (32, 32), PLAIN)
-    explanation = explain(classifier, Image.fromarray(picture), "occlusion", "dog", window=0.25, stride=0.25)
+    explanation = explain(classifier, Image.fromarray(pixels), "occlusion", "dog", window=0.25, stride=0.25)
     expected = np.full((32, 32), 64.0)
     expected[:8, 8:16] = 0
     assert np.array_equal(explanation.attribution, expected), "exactly zero where black hides black"
     assert explanation.settings.items() >= {"window": (8, 8), "stride": (8, 8), "baseline": "black"}.items()
 
 
-def test_occlusion_averages_the_windows_over_a_pixel():
-    # Windows of 16 at 0, 8, 16: columns 0-7 lie in the first alone, 8-15 in the first two, and so on. White is the
-    # left half of column 0: hiding rows r to r + 16 of it takes 16.
-    picture = np.zeros((32, 32), np.uint8)
-    picture[:, 0] = 255
+def test_occlusion_averages_the_windows_that_hide_a_pixel():
+    # Windows of 16 at 0, 8, 16: columns 0-7 lie only in the first, 8-15 in the first two, and so on. Column 0 is
+    # white: hiding 16 of its rows takes 16.
+    pixels = np.zeros((32, 32), np.uint8)
+    pixels[:, 0] = 255
     classifier = make_classifier(Total(), (32, 32), PLAIN)
-    attribution = explain(classifier, Image.fromarray(picture), "occlusion", 0, window=0.5, stride=0.25).attribution
+    attribution = explain(classifier, Image.fromarray(pixels), "occlusion", 0, window=0.5, stride=0.25).attribution
     assert np.array_equal(attribution, np.repeat([[16.0, 8.0, 0.0, 0.0]], 8, axis=1).repeat(32, axis=0))
 
 
 @pytest.mark.parametrize(("side", "cut_to"), [(32, 8), (34, 2), (39, 7)])
 def test_occlusion_reaches_the_right_and_lower_border(side, cut_to):
-    # Windows of 8, one beside the other: the last is cut off at the border, and it alone hides the corner.
+    # Windows of 8, side by side: the last one is cut off at the border, and only it hides the corner.
     classifier = make_classifier(Corner(), (side, side), PLAIN)
     white = Image.new("L", (side, side), 255)
     expected = np.zeros((side, side))
@@ -314,11 +315,11 @@ def test_occlusion_equals_captum(resnet):
     assert ours == pytest.approx(reference[0, 0].numpy(), abs=1e-5)
 
 
-def test_hiding_black_changes_exactly_nothing():
-    picture = np.array(make_scan((96, 96)))
+def test_hiding_black_pixels_changes_exactly_nothing():
+    pixels = np.array(make_scan((96, 96)))
     classifier = make_classifier(Drifting(), (96, 96))
-    attribution = explain(classifier, Image.fromarray(picture), "occlusion", window=0.125, stride=0.125).attribution
-    assert not picture[:24].any()
+    attribution = explain(classifier, Image.fromarray(pixels), "occlusion", window=0.125, stride=0.125).attribution
+    assert not pixels[:24].any()
     assert not attribution[:24].any()
     assert attribution[24:].all()
 
@@ -329,7 +330,7 @@ def test_occlusion_refuses_windows_that_leave_gaps(sizes, resnet):
         explain(resnet, make_scan((96, 96)), "occlusion", window=sizes[0], stride=sizes[1])
 
 
-# Progress, and what is left behind
+# Progress, and that nothing is left behind
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -344,14 +345,14 @@ def test_progress_counts_up_to_the_total(method, resnet):
 
 
 class Failing(nn.Module):
-    """A head for which there is no memory."""
+    """A head that runs out of memory."""
 
     def forward(self, features):
         raise RuntimeError("out of memory")
 
 
 def state_of(classifier: Classifier) -> list:
-    """All that an explanation could leave behind in the models: hooks, gradients, modes, weights."""
+    """Everything that an explanation could leave behind in the models: hooks, gradients, modes, weights."""
     with classifier.private_model() as private:
         models = (classifier.model, private)
     hooks = [
@@ -385,7 +386,7 @@ def test_raising_in_progress_stops_at_once_and_leaves_everything_as_it_was(metho
         explain(classifier, scan, method, progress=cancel)
     assert all(done < after for done in calls[:-1])
     assert state_of(classifier) == before
-    # The lock is free and the next caller gets a whole map.
+    # The lock is free, and the next caller gets a complete map.
     assert np.isfinite(explain(classifier, scan, method).attribution).all()
     assert state_of(classifier) == before
 
@@ -398,7 +399,7 @@ def test_a_failing_forward_pass_leaves_no_hook(method):
     before = state_of(classifier)
     with classifier.private_model() as private:
         heads = classifier.model.fc, private.fc
-        # It fails after all other layers, where every hook has been set.
+        # The head is the last layer, so every hook has been set when it fails.
         classifier.model.fc, private.fc = Failing(), Failing()
     with pytest.raises(RuntimeError, match="out of memory"):
         explain(classifier, scan, method)
@@ -426,7 +427,7 @@ def test_a_callers_grad_mode_changes_nothing(method):
         classifier = make_timm("test_resnet", (64, 64))
         with mode():
             assert METHODS[method].reason_unsupported(classifier) is None
-            assert np.array_equal(explain(classifier, scan, method, **COARSE[method]).attribution, expected)
+            assert_same(explain(classifier, scan, method, **COARSE[method]).attribution, expected)
 
 
 # From a checkpoint folder and a real scan
