@@ -16,6 +16,7 @@ from brain_xai.classifier import CheckpointInfo, Classifier
 from training.data.duplicate_groups import duplicate_report
 from training.data.splits import TrainingData
 from training.evaluation.calibration import attribution_scales, fit_temperature
+from training.evaluation.held_out import for_views
 from training.evaluation.metrics import Bootstrap, ClassificationMetrics
 from training.learning.loop import Training, model_only_throughput
 from training.learning.model import InitialWeights, center_head
@@ -201,7 +202,7 @@ def write_report(folder: Path, data: TrainingData, tested: Predictions, settings
         Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{label}.png")
     predicted = tested.probabilities.argmax(axis=1)
     answers = PredictedScans(scans.pixels[tested.indices], scans.labels[tested.indices], predicted)
-    save_maps(load_checkpoint(folder), answers, settings.seed, folder / "figures" / "maps.png")
+    save_maps(for_views(load_checkpoint(folder)), answers, settings.seed, folder / "figures" / "maps.png")
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 

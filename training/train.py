@@ -15,18 +15,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from huggingface_hub import get_token
-from sklearn.utils.class_weight import compute_class_weight
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from transformers import HfArgumentParser, get_scheduler
 
 from brain_xai.preprocess import Preprocessing
+from training.data.counterfactuals import PASTED
 from training.data.duplicate_groups import duplicate_groups
 from training.data.loader import Loaders, Normalize, build_loaders
+from training.data.pool import Pool, make_pool
 from training.data.sources import DataError, load_scans
 from training.data.splits import SplitIdentity, TrainingData, split_scans
-from training.learning.loop import Training, train_epoch, validate
-from training.learning.losses import BoxLoss, Loss
+from training.learning.loop import Training, train_epoch, validate, validate_kinds
+from training.learning.losses import BoxLoss, Loss, Teacher
 from training.learning.model import build_model, load_teacher
 from training.learning.settings import TrainConfig
 from training.learning.state import TrainingState
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def train(settings: TrainConfig, accelerator: Accelerator) -> None:
-    """Train, keep the best epoch by validation macro-F1, and write the checkpoint folder; raises `DataError`."""
+    """Train, keep the best epoch by validation, and write the checkpoint folder; raises `DataError`."""
     set_seed(settings.seed)
     state = TrainingState.open(settings, accelerator)
     if settings.resume and state.is_finished:
@@ -61,14 +62,17 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
     with accelerator.main_process_first():
         model, initial_weights = build_model(settings, data)
     accelerator.print(f"Initial weights: {initial_weights.init_from}")
-    loaders = build_loaders(settings, data, accelerator)
-    training = prepare(settings, accelerator, model, data, loaders)
+    with accelerator.main_process_first():
+        pool = make_pool(settings, data, accelerator.print)
+    loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
+    teacher = load_teacher(settings.teacher, data.identity) if settings.teacher else None
+    training = prepare(settings, accelerator, model, pool, loaders, teacher)
     state.restore(accelerator)
     for epoch in state.remaining_epochs():
         started, size = time.perf_counter(), settings.epoch_sizes[epoch]
         row = {"epoch": epoch + 1, "size": size}
-        row |= train_epoch(training, loaders.of_epoch(epoch, size), epoch)
-        row |= validate(training, loaders.validation)
+        row |= train_epoch(training, loaders.of_epoch(epoch, size), epoch, loaders.counterfactuals.get(size))
+        row |= validate(training, loaders.validation) | validate_kinds(training, loaders.kinds)
         row["seconds"] = time.perf_counter() - started
         state.history.append(row)
         accelerator.print(describe(row, len(settings.epoch_sizes)), flush=True)
@@ -84,7 +88,8 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
 def load_data(settings: TrainConfig, accelerator: Accelerator) -> TrainingData:
     """Decode the images, find the duplicates and draw the splits, which are the same in every process."""
     with accelerator.main_process_first():
-        scans = load_scans(settings.data_dir, settings.dataset, settings.kaggle, size=settings.epoch_sizes[-1])
+        size = settings.epoch_sizes[-1]
+        scans = load_scans(settings.data_dir, settings.dataset, settings.kaggle, size=size, framed=settings.frame)
     groups = [duplicate_groups(scans.thumbnails) if accelerator.is_main_process else None]
     (groups,) = broadcast_object_list(groups)
     fractions = settings.validation_fraction, settings.test_fraction
@@ -100,13 +105,17 @@ def load_data(settings: TrainConfig, accelerator: Accelerator) -> TrainingData:
 
 
 def prepare(
-    settings: TrainConfig, accelerator: Accelerator, model: torch.nn.Module, data: TrainingData, loaders: Loaders
+    settings: TrainConfig,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    pool: Pool,
+    loaders: Loaders,
+    teacher: Teacher | None = None,
 ) -> Training:
     """Return the optimizer, schedule, moving average and loss of a run, on the device."""
     sizes = settings.epoch_sizes
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
-    preprocessing = Preprocessing((sizes[-1], sizes[-1]), tuple(mean), tuple(std))
-    teacher = load_teacher(settings.teacher, data.identity) if settings.teacher else None
+    preprocessing = Preprocessing((sizes[-1], sizes[-1]), tuple(mean), tuple(std), frame=settings.frame)
 
     model = model.to(accelerator.device)  # before the moving average copies it
     optimizer = create_optimizer_v2(model, "adamw", lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -115,7 +124,8 @@ def prepare(
     scheduler = get_scheduler(settings.schedule, optimizer, round(steps * settings.warmup_fraction), steps)
     ema = ModelEmaV3(model, decay=settings.ema_decay, use_warmup=True) if settings.ema_decay else None
     box_loss = BoxLoss(model, preprocessing) if settings.boxes else None  # hooks the model, not the copy in `ema`
-    criterion = Loss(settings, class_weights(settings, data, loaders), teacher, box_loss).to(accelerator.device)
+    weights, label_sets = class_weights(settings, pool, loaders), torch.tensor(pool.label_sets)
+    criterion = Loss(settings, weights, teacher, box_loss, label_sets).to(accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(scheduler, *([ema] if ema else []))
     return Training(
@@ -131,21 +141,25 @@ def prepare(
     )
 
 
-def class_weights(settings: TrainConfig, data: TrainingData, loaders: Loaders) -> torch.Tensor | None:
+def class_weights(settings: TrainConfig, pool: Pool, loaders: Loaders) -> torch.Tensor | None:
     """Return float32 weights [classes] inverse to the class frequencies in an epoch, None if they are turned off."""
     if not settings.class_weights:
         return None
-    labels = data.scans.labels[list(loaders.sampler)]
-    weights = compute_class_weight("balanced", classes=np.arange(len(data.scans.label_names)), y=labels)
-    return torch.tensor(weights, dtype=torch.float32)
+    # A label that leaves several classes open counts in equal parts for each.
+    shares = pool.label_sets / pool.label_sets.sum(axis=1, keepdims=True)
+    counts = shares[pool.labels[list(loaders.sampler)]].sum(axis=0)
+    if settings.counterfactuals:
+        counts[pool.healthy] *= 1 - PASTED * settings.counterfactuals  # these get a tumor pasted
+    return torch.tensor(counts.sum() / (len(counts) * counts), dtype=torch.float32)
 
 
 def describe(row: dict, epochs: int) -> str:
     """Return the line that is printed after an epoch."""
+    away = f", away {row['validation_away']:.3f}" if "validation_away" in row else ""
     return (
         f"epoch {row['epoch']}/{epochs} at {row['size']} px: training loss {row['train_loss']:.3f}, "
         f"accuracy {row['train_accuracy']:.3f}; validation loss {row['validation_loss']:.3f}, "
-        f"accuracy {row['validation_accuracy']:.4f}, macro-F1 {row['validation_macro_f1']:.4f}; "
+        f"accuracy {row['validation_accuracy']:.4f}, macro-F1 {row['validation_macro_f1']:.4f}{away}; "
         f"{row['images_per_second']:.1f} images/s, {row['data_wait_share']:.1%} of the time waiting for data"
     )
 

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from training.data.loader import Loaders, build_loaders
+from training.data.pool import make_pool
 from training.data.splits import TrainingData
 from training.learning.loop import Training
-from training.learning.model import build_model
+from training.learning.model import build_model, load_teacher
 from training.learning.settings import TrainConfig
 from training.train import load_data, prepare
 
@@ -60,5 +61,7 @@ def start(settings: TrainConfig) -> tuple[Training, Loaders, TrainingData]:
     accelerator = new_accelerator(settings)
     data = load_data(settings, accelerator)
     model, _ = build_model(settings, data)
-    loaders = build_loaders(settings, data, accelerator)
-    return prepare(settings, accelerator, model, data, loaders), loaders, data
+    pool = make_pool(settings, data, print)
+    loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
+    teacher = load_teacher(settings.teacher, data.identity) if settings.teacher else None
+    return prepare(settings, accelerator, model, pool, loaders, teacher), loaders, data

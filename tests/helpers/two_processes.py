@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.helpers.training_runs import start
 from training.data.loader import Batch, build_loaders
+from training.data.pool import make_pool
 from training.data.sources import DataError
 from training.learning.loop import train_epoch
 from training.learning.settings import TrainConfig
@@ -38,13 +39,14 @@ def main(data_dir: str) -> None:
     accelerator = training.accelerator
     # One process sees dark images, the other bright ones, as no shuffling would distribute them.
     brightness = (20, 230)[accelerator.process_index]
-    batches = [Batch((brightness + 20 * torch.randn(8, 1, 32, 32)).clamp(0, 255).byte(), LABELS)] * 6
+    batches = [Batch((brightness + 20 * torch.randn(8, 1, 32, 32)).clamp(0, 255).byte(), LABELS, LABELS)] * 6
     models, seen = (accelerator.unwrap_model(training.model), training.ema.module), []
     models[0].register_forward_hook(lambda *_: seen.append(statistics(models[0])))
     train_epoch(training, batches, 0)
     found = {"apart_before": apart(seen[-1]), "apart_after": max(apart(statistics(model)) for model in models)}
     try:
-        build_loaders(replace(settings, batch_size=40), data, accelerator)
+        settings = replace(settings, batch_size=40)
+        build_loaders(settings, make_pool(settings, data, print), data.splits.validation, accelerator)
     except DataError as error:
         found["refusal"] = str(error)
     if accelerator.is_main_process:

@@ -19,6 +19,7 @@ from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.preprocess import Preprocessing
 from tests.helpers.scans import LABELS, write_scans
 from tests.helpers.training_runs import new_accelerator, start
+from training.data.pool import make_pool
 from training.data.sources import DataError
 from training.learning.loop import train_epoch, validate
 from training.learning.losses import Loss, Teacher
@@ -140,9 +141,22 @@ def test_class_weights_are_inverse_to_the_frequencies(settings, started):
     _, loaders, data = started
     labels = data.scans.labels.copy()
     labels[data.splits.train] = np.array([0] * 12 + [1] * 6 + [2] * 3 + [3] * 3)
-    data = replace(data, scans=replace(data.scans, labels=labels))
-    assert class_weights(settings, data, loaders).tolist() == pytest.approx([24 / 48, 24 / 24, 24 / 12, 24 / 12])
-    assert class_weights(replace(settings, class_weights=False), data, loaders) is None
+    pool = replace(make_pool(settings, data, print), labels=labels)
+    assert class_weights(settings, pool, loaders).tolist() == pytest.approx([24 / 48, 24 / 24, 24 / 12, 24 / 12])
+    assert class_weights(replace(settings, class_weights=False), pool, loaders) is None
+
+
+def test_class_weights_share_a_partly_known_label_and_leave_out_pasted_tumors(settings, started):
+    _, loaders, data = started
+    labels = data.scans.labels.copy()
+    labels[data.splits.train] = np.array([0] * 6 + [1] * 6 + [2] * 6 + [4] * 6)  # id 4: class 0 or 3
+    sets = np.concatenate([np.eye(4, dtype=bool), [[True, False, False, True]]])
+    pool = replace(make_pool(settings, data, print), labels=labels, label_sets=sets, healthy=2)
+    assert class_weights(settings, pool, loaders).tolist() == pytest.approx([24 / 36, 24 / 24, 24 / 24, 24 / 12])
+    pasting = replace(settings, counterfactuals=1.0, boxes="boxes.csv")
+    # 6 - .3 * 6 = 4.2 scans without a tumor are left of 24 - 1.8.
+    left = class_weights(pasting, pool, loaders)[2].item()
+    assert left == pytest.approx(22.2 / (4 * 4.2))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from brain_xai.preprocess import Preprocessing
-from training.data.boxes import box_masks, load_boxes
+from training.data.boxes import box_masks
+from training.data.counterfactuals import Counterfactuals
+from training.data.pool import Pool
 from training.data.sources import DataError
-from training.data.splits import TrainingData
 from training.learning.settings import TrainConfig
 
 
@@ -21,11 +22,12 @@ class Batch(NamedTuple):
     """Images of one size with their labels.
 
     `pixels` uint8 [N, 1, S, S], with a second channel for the box masks (255 inside) if there are boxes;
-    `labels` int64 [N].
+    `labels` int64 [N] label ids; `indices` int64 [N] of the scans.
     """
 
     pixels: torch.Tensor
     labels: torch.Tensor
+    indices: torch.Tensor
 
 
 class ScanDataset(Dataset):
@@ -47,7 +49,7 @@ class ScanDataset(Dataset):
         if self.boxes is not None:
             masks = box_masks(self.boxes[chosen], pixels.shape[-1]).mul(255).round().byte()
             pixels = torch.cat([pixels, masks], dim=1)
-        return Batch(pixels, self.labels[chosen])
+        return Batch(pixels, self.labels[chosen], chosen)
 
 
 class EpochSampler:
@@ -69,6 +71,36 @@ class EpochSampler:
         return iter(self.indices[order[np.sort(first_of_group)]].tolist())
 
 
+class BalancedSampler:
+    """Yields `length` indices an epoch, drawn so that no kind of scan is seen far more often than the others.
+
+    `cells` int64 are the kind (label and source) of each of `indices`. The share of a kind grows with the square root
+    of the number of its distinct images; within it, every image comes about equally often. The order depends only on
+    `seed` and `epoch`.
+    """
+
+    def __init__(self, indices: np.ndarray, cells: np.ndarray, groups: np.ndarray, length: int, seed: int):
+        self.indices, self.seed, self.epoch = indices, seed, 0
+        self._members = [np.flatnonzero(cells == cell) for cell in np.unique(cells)]
+        self._groups = groups[indices]
+        distinct = np.sqrt([len(np.unique(self._groups[members])) for members in self._members])
+        self.quotas = np.maximum(np.floor(length * distinct / distinct.sum()), 1).astype(int)
+
+    def __len__(self) -> int:
+        return int(self.quotas.sum())
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        drawn = []
+        for members, quota in zip(self._members, self.quotas, strict=True):
+            rounds = []
+            while sum(map(len, rounds)) < quota:
+                order = random.permutation(members)
+                rounds.append(order[np.sort(np.unique(self._groups[order], return_index=True)[1])])
+            drawn.append(np.concatenate(rounds)[:quota])
+        return iter(self.indices[random.permutation(np.concatenate(drawn))].tolist())
+
+
 class Normalize(torch.nn.Module):
     """Turns gray images float32 [N, 1, S, S] in [0, 1] into a model's normalized channels-last input [N, 3, S, S]."""
 
@@ -83,11 +115,17 @@ class Normalize(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Loaders:
-    """The prepared batches of a run: `training` by image size, `validation`, and what orders the training images."""
+    """The prepared batches of a run.
+
+    `training` and `counterfactuals` are by image size; `kinds` is the validation on other sources by kind of scan;
+    `sampler` orders the training images.
+    """
 
     training: Mapping[int, DataLoader]
     validation: DataLoader
-    sampler: EpochSampler
+    kinds: Mapping[str, DataLoader]
+    sampler: EpochSampler | BalancedSampler
+    counterfactuals: Mapping[int, Counterfactuals]
 
     def of_epoch(self, epoch: int, size: int) -> DataLoader:
         """Return the training batches of one epoch."""
@@ -95,12 +133,14 @@ class Loaders:
         return self.training[size]
 
 
-def build_loaders(settings: TrainConfig, data: TrainingData, accelerator: Accelerator) -> Loaders:
-    """Return the batches of this process; raises `DataError` if a process would get none."""
-    scans, splits, sizes = data.scans, data.splits, settings.epoch_sizes
-    sampler = EpochSampler(splits.train, data.groups, settings.one_per_picture, settings.seed)
-    boxes = load_boxes(settings.boxes, scans.files) if settings.boxes else None
-    datasets = {size: ScanDataset(scans.pixels, scans.labels, size, boxes) for size in set(sizes)}
+def build_loaders(settings: TrainConfig, pool: Pool, validation: np.ndarray, accelerator: Accelerator) -> Loaders:
+    """Return the batches of this process; raises `DataError` if a process would get none.
+
+    `validation` int64 are the indices of the validation split.
+    """
+    sizes = settings.epoch_sizes
+    sampler = make_sampler(settings, pool)
+    datasets = {size: ScanDataset(pool.pixels, pool.labels, size, pool.boxes) for size in set(sizes)}
     batch_size = min(settings.batch_size, len(sampler))
     batches, processes = len(sampler) // batch_size, accelerator.num_processes
     if batches < processes:
@@ -108,16 +148,31 @@ def build_loaders(settings: TrainConfig, data: TrainingData, accelerator: Accele
             f"{len(sampler)} training images make {batches} batches of {batch_size}, too few for {processes} processes."
             f" Use a --batch-size of at most {len(sampler) // processes}, or fewer processes."
         )
-    validation = Subset(datasets[sizes[-1]], splits.validation)
+
+    def validating(indices: np.ndarray) -> DataLoader:
+        return accelerator.prepare(_loader(Subset(datasets[sizes[-1]], indices), settings.evaluation_batch_size))
+
     return Loaders(
         training={
             # Full batches only: batch normalization fails on a last batch of one.
             size: accelerator.prepare(_loader(dataset, batch_size, sampler=sampler, drop_last=True))
             for size, dataset in datasets.items()
         },
-        validation=accelerator.prepare(_loader(validation, settings.evaluation_batch_size)),
+        validation=validating(validation),
+        kinds={kind: validating(indices) for kind, indices in pool.validation.items()},
         sampler=sampler,
+        counterfactuals={size: Counterfactuals(dataset.pixels, pool) for size, dataset in datasets.items()}
+        if settings.counterfactuals
+        else {},
     )
+
+
+def make_sampler(settings: TrainConfig, pool: Pool) -> EpochSampler | BalancedSampler:
+    """Return what orders the training images: balanced over kinds of scans where there are several sources."""
+    if pool.cells is None:
+        return EpochSampler(pool.train, pool.groups, settings.one_per_picture, settings.seed)
+    length = len(np.unique(pool.groups[pool.train]))
+    return BalancedSampler(pool.train, pool.cells, pool.groups, length, settings.seed)
 
 
 def _loader(dataset: Dataset, batch_size: int, **more) -> DataLoader:

@@ -10,6 +10,7 @@ from PIL import Image
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable, explain
 from brain_xai.methods import METHODS
+from training.evaluation.held_out import for_views
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 # Largest number of images that set a method's color scale, and of forward passes spent on them: fewer images for
@@ -61,6 +62,7 @@ def attribution_scales(classifier: Classifier, images: Sequence[np.ndarray]) -> 
         {method: scale}, scale > 0 in the method's unit.
     """
     scales = {}
+    classifier = for_views(classifier)
     for key, method in METHODS.items():
         count = min(len(images), SCALE_IMAGES, SCALE_FORWARD_PASSES // method.forward_passes)
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)

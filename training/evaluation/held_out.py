@@ -1,6 +1,6 @@
 """Images with a tumor box that a checkpoint was not trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,6 +78,11 @@ def held_out_scans(
         files = [scans.files[i] for i in chosen]
         sets[name] = BoxedScans(scans.pixels[chosen], coordinates[chosen], scans.labels[chosen], groups[chosen], files)
     return sets
+
+
+def for_views(classifier: Classifier) -> Classifier:
+    """Return the same classifier for images that are already its views and must not be framed again."""
+    return replace(classifier, preprocessing=replace(classifier.preprocessing, frame=False))
 
 
 def recorded_split(classifier: Classifier, training: dict, scans: Scans, groups: np.ndarray) -> Splits:

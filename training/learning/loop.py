@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ from tqdm.auto import tqdm
 
 from brain_xai.preprocess import Preprocessing
 from training.data.augment import augment
+from training.data.counterfactuals import Counterfactuals
 from training.data.loader import Normalize
+from training.data.styles import restyle
 from training.learning.losses import Loss
 from training.learning.settings import TrainConfig
 
@@ -64,7 +66,9 @@ class Training:
         return self.averaged.eval()
 
 
-def train_epoch(training: Training, loader: DataLoader, epoch: int) -> dict:
+def train_epoch(
+    training: Training, loader: DataLoader, epoch: int, counterfactuals: Counterfactuals | None = None
+) -> dict:
     """Train on every batch once; returns loss, accuracy, images per second and the fraction of time without a batch."""
     accelerator, settings = training.accelerator, training.settings
     training.model.train()
@@ -72,14 +76,17 @@ def train_epoch(training: Training, loader: DataLoader, epoch: int) -> dict:
     seen, waited, started = 0, 0.0, time.perf_counter()
     ready = started
     with _progress_bar(accelerator, len(loader), epoch) as bar:
-        for step, (pixels, labels) in enumerate(loader):
+        for step, (pixels, labels, indices) in enumerate(loader):
             # Seeding every step makes a resumed run repeat exactly what an uninterrupted one does.
             torch.manual_seed(hash((settings.seed, epoch, step, accelerator.process_index)) % 2**63)
-            changed = augment(pixels.float() / 255, settings.augmentation)
+            changed = pixels.float() / 255
+            if counterfactuals is not None:
+                changed, labels = counterfactuals(changed, labels, indices, settings.counterfactuals)
+            changed = augment(restyle(changed, settings.styles), settings.augmentation)
             images, masks = changed.split([1, changed.shape[1] - 1], dim=1)
             waited += time.perf_counter() - ready
             loss, logits = _step(training, images, masks, labels)
-            correct = (logits.argmax(dim=1) == labels).sum()
+            correct = training.criterion.is_right(logits.argmax(dim=1), labels).sum()
             totals += torch.stack([torch.full_like(loss, len(labels)), loss * len(labels), correct])
             seen += len(labels)
             ready = time.perf_counter()
@@ -138,7 +145,7 @@ def validate(training: Training, loader: DataLoader) -> dict:
     """Return loss, accuracy and macro-F1 of the averaged model on the validation split."""
     accelerator, gathered = training.accelerator, []
     with _evaluating(training.averaged) as model:
-        for pixels, labels in loader:
+        for pixels, labels, _ in loader:
             with accelerator.autocast():
                 logits = model(training.normalize(pixels[:, :1].float() / 255))
             gathered.append(accelerator.gather_for_metrics((logits.float(), labels)))
@@ -149,6 +156,21 @@ def validate(training: Training, loader: DataLoader) -> dict:
         "validation_accuracy": (predicted == labels).float().mean().item(),
         "validation_macro_f1": float(f1_score(labels, predicted, average="macro")),
     }
+
+
+@torch.inference_mode()
+def validate_kinds(training: Training, loaders: Mapping[str, DataLoader]) -> dict:
+    """Return the share of right answers on each kind of scan from other sources and their mean, {} without any."""
+    accelerator, shares = training.accelerator, {}
+    with _evaluating(training.averaged) as model:
+        for kind, loader in loaders.items():
+            right = []
+            for pixels, labels, _ in loader:
+                with accelerator.autocast():
+                    answers = model(training.normalize(pixels[:, :1].float() / 255)).argmax(dim=1)
+                right.append(accelerator.gather_for_metrics(training.criterion.is_right(answers, labels).float()))
+            shares[kind] = torch.cat(right).mean().item()
+    return {"validation_away": sum(shares.values()) / len(shares), "validation_kinds": shares} if shares else {}
 
 
 def model_only_throughput(training: Training, steps: int = 5) -> float:

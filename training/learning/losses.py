@@ -71,6 +71,29 @@ class BoxLoss:
         return (loss * has_box).sum() / has_box.sum().clamp(min=1)
 
 
+def partly_known(
+    logits: torch.Tensor, allowed: torch.Tensor, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Return the negative logarithm of the probability of all classes that a label leaves open, averaged.
+
+    With one class each it equals `F.cross_entropy` with the same weights and smoothing.
+
+    Args:
+        logits: float32 [N, classes].
+        allowed: bool [N, classes], at least one each.
+        class_weights: float32 [classes]; a label of several classes has their mean weight.
+        label_smoothing: Share of the loss that wants all classes alike.
+    """
+    log_probabilities = logits.log_softmax(dim=1)
+    if class_weights is None:
+        class_weights = torch.ones_like(log_probabilities[0])
+    weights = (allowed * class_weights).sum(dim=1) / allowed.sum(dim=1)
+    surprise = -log_probabilities.masked_fill(~allowed, -torch.inf).logsumexp(dim=1)
+    smooth = -(log_probabilities * class_weights).mean(dim=1)
+    losses = (1 - label_smoothing) * weights * surprise + label_smoothing * smooth
+    return losses.sum() / weights.sum()
+
+
 class Teacher(torch.nn.Module):
     """The frozen model of a checkpoint, with its own image size and normalization."""
 
@@ -90,6 +113,9 @@ class Teacher(torch.nn.Module):
 class Loss(torch.nn.Module):
     """Cross-entropy with class weights and label smoothing, distillation from a teacher, and the box loss.
 
+    `label_sets` bool [ids, classes] are the classes that each label id leaves open; the first ids are the classes.
+    Without it, label ids are classes.
+
     The teacher's term is the Kullback-Leibler divergence of the softened probabilities, times the squared temperature.
 
     Reference: Hinton et al. 2015, arXiv 1503.02531.
@@ -101,9 +127,11 @@ class Loss(torch.nn.Module):
         class_weights: torch.Tensor | None = None,
         teacher: Teacher | None = None,
         box_loss: BoxLoss | None = None,
+        label_sets: torch.Tensor | None = None,
     ):
         super().__init__()
         self.register_buffer("class_weights", class_weights)
+        self.register_buffer("label_sets", label_sets)
         self.settings, self.teacher, self.box_loss = settings, teacher, box_loss
 
     def forward(
@@ -113,17 +141,28 @@ class Loss(torch.nn.Module):
 
         Args:
             logits: [N, classes].
-            labels: int64 [N].
+            labels: int64 [N] label ids.
             images: float32 [N, 1, S, S] in [0, 1], before normalization.
             masks: float32 [N, 0 or 1, S, S], the box masks if there are boxes.
         """
         logits, settings = logits.float(), self.settings
-        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=settings.label_smoothing)
+        loss = partly_known(
+            logits, self._allowed(labels, logits.shape[1]), self.class_weights, settings.label_smoothing
+        )
         if self.teacher is not None:
             temperature = settings.teacher_temperature
             expected = (self.teacher(images) / temperature).softmax(dim=1)
             divergence = F.kl_div((logits / temperature).log_softmax(dim=1), expected, reduction="batchmean")
             loss = (1 - settings.teacher_share) * loss + settings.teacher_share * temperature**2 * divergence
         if self.box_loss is not None:
-            loss = loss + settings.box_weight * self.box_loss(labels, masks)
+            loss = loss + settings.box_weight * self.box_loss(
+                labels.clamp(max=logits.shape[1] - 1), masks
+            )  # boxed scans have one class
         return loss
+
+    def is_right(self, answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return whether each answer [N] is a class that its label leaves open, bool [N]."""
+        return answers == labels if self.label_sets is None else self.label_sets[labels, answers]
+
+    def _allowed(self, labels: torch.Tensor, classes: int) -> torch.Tensor:
+        return F.one_hot(labels, classes).bool() if self.label_sets is None else self.label_sets[labels]

@@ -13,7 +13,7 @@ from training.data.sources import DataError
 # Where a run writes and what it publishes: fields that do not change the result.
 OUTPUT_FIELDS = ("output_dir", "resume", "push_to_hub", "private", "revision")
 # Fields that may hold a path of this machine. Only its last part is published.
-PATH_FIELDS = ("output_dir", "data_dir", "init_weights", "teacher", "boxes")
+PATH_FIELDS = ("output_dir", "data_dir", "source", "init_weights", "teacher", "boxes")
 CHECKPOINT_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
 
 
@@ -30,6 +30,15 @@ class TrainConfig:
     test_fraction: float = field(default=0.15, metadata={"help": "Fraction of all images, with --split grouped."})
     no_tumor_label: str = field(default="notumor", metadata={"help": "Class of healthy heads, for the miss rate."})
     seed: int = 0
+    frame: bool = field(
+        default=False, metadata={"help": "Crop every image to the head and stretch it, in use as well."}
+    )
+    source: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "More folders: DIR:folder=class,hold=0.3,patient=REGEX; the class tumor is any with a tumor."
+        },
+    )
 
     model: str = field(default="efficientnet_b0", metadata={"help": "Any timm architecture."})
     model_args: str = field(default="{}", metadata={"help": 'JSON for timm.create_model: {"output_stride": 16}.'})
@@ -56,6 +65,8 @@ class TrainConfig:
     class_weights: bool = field(default=True, metadata={"help": "Weight classes by their inverse frequency."})
     one_per_picture: bool = field(default=True, metadata={"help": "Per epoch, use one copy of each distinct image."})
     augmentation: float = field(default=1.0, metadata={"help": "Strength of the augmentation; 0 turns it off."})
+    styles: float = field(default=0.0, metadata={"help": "Random convolutions and skull stripping; 1 is usual."})
+    counterfactuals: float = field(default=0.0, metadata={"help": "Tumors removed and pasted; needs --boxes."})
     drop_rate: float = field(default=0.1, metadata={"help": "Dropout before the last layer."})
     ema_decay: float = field(default=0.998, metadata={"help": "Moving average of the weights; 0 turns it off."})
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -70,6 +81,8 @@ class TrainConfig:
         """Fail before the data is read, not after."""
         _parse_sizes(self.sizes)
         _parse_model_args(self.model_args)
+        if self.counterfactuals and not self.boxes:
+            raise DataError("--counterfactuals needs --boxes: it must know where the tumors are.")
 
     @property
     def epoch_sizes(self) -> list[int]:
@@ -118,7 +131,9 @@ def command_of(settings: TrainConfig) -> str:
         value, flag = getattr(settings, setting.name), setting.name.replace("_", "-")
         if value == setting.default or setting.name == "resume":
             continue
-        if isinstance(value, bool):
+        if isinstance(value, list):
+            words += [f"--{flag}", *_published(setting.name, value)] if value else []
+        elif isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             words += [f"--{flag}", str(_published(setting.name, value))]
@@ -131,7 +146,11 @@ def command_without_paths(command: str) -> str:
     lines = []
     for line in command.splitlines():
         words = [part for word in shlex.split(line) for part in (word.split("=", 1) if word[:2] == "--" else [word])]
-        flags = [names.get(word.replace("_", "-")) for word in ["", *words[:-1]]]
+        flags, previous = [], ""
+        for word in words:
+            flags.append(names.get(previous.replace("_", "-")) if word[:2] != "--" else None)
+            # --source takes several values, every other flag one.
+            previous = previous if previous == "--source" and word[:2] != "--" else word
         lines.append(shlex.join(_published(flag, word) for flag, word in zip(flags, words, strict=True)))
     return "\n".join(lines)
 
@@ -140,6 +159,11 @@ def _published(name: str | None, value: Any) -> Any:
     """Return what is published of a setting: of a local path only its last part, as folders may hold a user name."""
     if name not in PATH_FIELDS or value is None:
         return value
+    if isinstance(value, list):
+        return [_published(name, single) for single in value]
+    if name == "source":
+        folder, colon, options = value.partition(":")
+        return Path(os.path.abspath(folder)).name + colon + options
     if name == "teacher" and CHECKPOINT_ID.fullmatch(value) and not Path(value).exists():
         return value
     return Path(os.path.abspath(value)).name

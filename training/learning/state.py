@@ -69,8 +69,8 @@ class TrainingState:
 
     @property
     def best(self) -> dict:
-        """The row of the best epoch by validation macro-F1."""
-        return max(self.history, key=lambda row: row["validation_macro_f1"])
+        """The row of the best epoch: by macro-F1 on validation, together with the share right on other sources."""
+        return max(self.history, key=lambda row: row["validation_macro_f1"] + row.get("validation_away", 0.0))
 
     def set_split(self, split: SplitIdentity) -> None:
         """Record the split; raises `DataError` if the run was started on other images."""
