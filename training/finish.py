@@ -116,7 +116,6 @@ def write_checkpoint(folder: Path, classifier: Classifier, metadata: dict, setti
         preprocessing=classifier.preprocessing,
         model_args=settings.timm_args,
         brain_xai=metadata,
-        dtype=getattr(torch, metadata["stored_as"]),
     )
 
 

@@ -31,7 +31,6 @@ def save_checkpoint(
     preprocessing: Preprocessing,
     model_args: dict | None = None,
     brain_xai: dict,
-    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write config.json and model.safetensors in timm's format.
 
@@ -42,10 +41,11 @@ def save_checkpoint(
         preprocessing: The size and normalization that the model was trained with.
         model_args: What `timm.create_model` needs besides the name, such as `{"output_stride": 16}`; never
             `num_classes`, which transformers passes itself.
-        brain_xai: This project's own section of config.json.
-        dtype: The type of the stored floating-point weights; every loader computes in float32.
+        brain_xai: This project's own section of config.json. Its `stored_as`, "float32" if missing, names the type of
+            the stored floating-point weights; every loader computes in float32.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    dtype = getattr(torch, brain_xai.get("stored_as", "float32"))
     save_file({name: _to_storage(value, dtype) for name, value in model.state_dict().items()}, folder / WEIGHTS_NAME)
     height, width = preprocessing.size
     config = {

@@ -51,8 +51,7 @@ def folder(request, dtype, tmp_path):
         label_names=LABELS,
         preprocessing=PREPROCESSING,
         model_args=MODELS[request.param],
-        brain_xai={"temperature": 2.0},
-        dtype=dtype,
+        brain_xai={"temperature": 2.0, "stored_as": str(dtype).removeprefix("torch.")},
     )
     return tmp_path
 
@@ -64,7 +63,9 @@ def scan(tmp_path):
     return path
 
 
-def test_timm_transformers_and_brain_xai_give_equal_logits(folder, scan):
+def test_timm_transformers_and_brain_xai_give_equal_logits(folder, scan, dtype):
+    stored = load_file(folder / "model.safetensors").values()
+    assert {value.dtype for value in stored if value.is_floating_point()} == {dtype}
     classifier = load_checkpoint(folder)
     pixel_values = classifier.prepare(scan).pixel_values
     ours = classifier.logits(pixel_values)
@@ -96,7 +97,9 @@ def test_probabilities_are_calibrated_by_the_temperature(folder, scan):
 def test_saving_does_not_change_the_model(tmp_path):
     model = timm.create_model("test_resnet", num_classes=4).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    save_checkpoint(tmp_path, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={}, dtype=torch.float16)
+    save_checkpoint(
+        tmp_path, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={"stored_as": "float16"}
+    )
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before)
 
