@@ -606,6 +606,7 @@ def test_the_front_matter_of_this_repository_fits():
         ("accelerate launch train.py --data-dir=/mnt/scans", "/mnt/scans"),
         ("--data-dir '/home/a b'", "/home/a"),
         ("~/scans", "~/scans"),
+        ("--teacher ../alice/run", "../alice/run"),
         ("~alice/scans", "~alice/scans"),
         ("local-dir:/srv/scans", "/srv/scans"),
         ("file:///srv/scans", "file:///srv/scans"),

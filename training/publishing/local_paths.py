@@ -7,8 +7,14 @@ from pathlib import Path
 
 from training.publishing.upload import PushError
 
-# A path that starts at a root, a home folder, a drive or a network share. An address such as https://host/path is none.
-LOCAL_PATH = re.compile(r"(?:(?<![^\s='\"`(\[,;:])(?:/(?=[\w.])|~[\w.-]*/|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))|file://)\S+")
+# A path from a root, a home folder, a parent folder, a drive or a network share, but no https://host/path.
+LOCAL_PATH = re.compile(
+    r"""(?: (?<! [^\s='"`(\[,;:] )  # at the start of a word
+            (?: /(?=[\w.]) | ~[\w.-]*/ | \.\.[\\/] | [A-Za-z]:[\\/](?=\w) | \\\\(?=\w) )
+        | file://
+        ) \S+""",
+    re.VERBOSE,
+)
 
 
 def check_no_local_paths(files: Mapping[str, Path | bytes]) -> None:

@@ -12,7 +12,7 @@ MAX_DESCRIPTION = 60
 
 
 def space_files(root: Path) -> dict[str, Path]:
-    """Return {path in the Space: file}: the app, its package and its papers, from the repository in `root`."""
+    """Return {path in the Space: file}: the app, the package, README and license of the repository in `root`."""
     package = (path for path in sorted((root / "brain_xai").rglob("*")) if path.is_file() and path.suffix != ".pyc")
     return {path.relative_to(root).as_posix(): path for path in (*(root / name for name in FILES), *package)}
 
@@ -20,8 +20,8 @@ def space_files(root: Path) -> dict[str, Path]:
 def check_front_matter(root: Path) -> None:
     """Raise `PushError` if README.md would make a Space that does not start.
 
-    The Hub validates all keys itself, before the first file is sent, but it knows nothing of the other files, and it
-    accepts an unquoted `python_version: 3.10`, which YAML reads as 3.1.
+    The Hub validates the front matter itself, before the first file is sent. Checked here is what it cannot see: that
+    the app's file exists, and that no version lacks its quotes (YAML reads `python_version: 3.10` as 3.1).
     """
     try:
         card = SpaceCard.load(root / "README.md").data
