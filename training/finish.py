@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def finish(training: Training, data: TrainingData, state: TrainingState, initial
 
     classifier, metadata = calibrate(training, data)
     write_checkpoint(folder, classifier, metadata, settings)
-    stored = load_checkpoint(folder)
+    stored = load_checkpoint(folder, training.accelerator.device)
     predictions = {
         name: predict(stored, training, data, indices)
         for name, indices in (("validation", data.splits.validation), ("test", data.splits.test))
@@ -53,7 +53,7 @@ def finish(training: Training, data: TrainingData, state: TrainingState, initial
     if initial_weights.earlier is not None:
         metrics = continued(metrics, initial_weights.earlier)
     write_json(folder / "metrics.json", metrics)
-    write_report(folder, data, predictions["test"], settings)
+    write_report(folder, stored, data, predictions["test"], settings)
     state.clear()
     print_results(folder, metrics)
     if settings.push_to_hub:
@@ -68,14 +68,11 @@ class Predictions:
     probabilities: np.ndarray
 
 
-def logits_of(model: torch.nn.Module, training: Training, data: TrainingData, indices: np.ndarray) -> torch.Tensor:
-    """Return float32 logits [n, classes] on the CPU; `model` is moved to the device of the training."""
-    # Moved outside inference mode, in which the copied weights could never get gradients again.
-    model = model.to(device := training.accelerator.device)
+def logits_of(classifier: Classifier, training: Training, data: TrainingData, indices: np.ndarray) -> torch.Tensor:
+    """Return float32 logits [n, classes] on the CPU."""
     batches = np.array_split(indices, -(-len(indices) // training.settings.evaluation_batch_size))
-    with torch.inference_mode():
-        pixels = (torch.tensor(data.scans.pixels[batch])[:, None].to(device).float() / 255 for batch in batches)
-        return torch.cat([model(training.normalize(images)).float().cpu() for images in pixels])
+    pixels = (torch.tensor(data.scans.pixels[batch])[:, None].to(training.accelerator.device) for batch in batches)
+    return torch.cat([classifier.logits(training.normalize(images.float() / 255)) for images in pixels])
 
 
 def calibrate(training: Training, data: TrainingData) -> tuple[Classifier, dict]:
@@ -84,25 +81,21 @@ def calibrate(training: Training, data: TrainingData) -> tuple[Classifier, dict]
     The weights are stored in half precision if that changes no answer on validation, else in full precision.
     """
     scans, validation = data.scans, data.splits.validation
-    model, stored_as = training.averaged, "float32"
-    rounded = copy.deepcopy(model)
-    for value in rounded.state_dict().values():
+    info = CheckpointInfo("training", "0", training.averaged.pretrained_cfg["architecture"])
+    model = training.averaged.requires_grad_(False)
+    full = Classifier(model, scans.label_names, training.preprocessing, info)
+    half = replace(full, model=copy.deepcopy(model))
+    for value in half.model.state_dict().values():
         if value.is_floating_point():
             value.copy_(value.half())
-    logits, rounded_logits = (logits_of(each, training, data, validation) for each in (model, rounded))
-    if torch.equal(logits.argmax(dim=1), rounded_logits.argmax(dim=1)):
-        model, logits, stored_as = rounded, rounded_logits, "float16"
-    classifier = Classifier(
-        model=model.cpu().eval().requires_grad_(False),
-        label_names=scans.label_names,
-        preprocessing=training.preprocessing,
-        info=CheckpointInfo("training", "0", model.pretrained_cfg["architecture"]),
-        temperature=fit_temperature(logits, torch.tensor(scans.labels[validation])),
-    )
+    answers = {name: logits_of(each, training, data, validation) for name, each in (("full", full), ("half", half))}
+    same = torch.equal(answers["full"].argmax(dim=1), answers["half"].argmax(dim=1))
+    classifier, logits = (half, answers["half"]) if same else (full, answers["full"])
+    classifier = replace(classifier, temperature=fit_temperature(logits, torch.tensor(scans.labels[validation])))
     return classifier, {
         "temperature": classifier.temperature,
         "training": settings_record(training.settings),
-        "stored_as": stored_as,
+        "stored_as": "float16" if same else "float32",
         "attribution_scale": attribution_scales(classifier, [scans.pixels[i] for i in validation]),
     }
 
@@ -121,7 +114,7 @@ def write_checkpoint(folder: Path, classifier: Classifier, metadata: dict, setti
 
 def predict(classifier: Classifier, training: Training, data: TrainingData, indices: np.ndarray) -> Predictions:
     """Return the calibrated answers of the stored checkpoint."""
-    logits = logits_of(copy.deepcopy(classifier.model), training, data, indices)
+    logits = logits_of(classifier, training, data, indices)
     return Predictions(indices, torch.softmax(logits.double() / classifier.temperature, dim=1).numpy())
 
 
@@ -190,7 +183,9 @@ def describe_training(training: Training, state: TrainingState, throughput: floa
     }
 
 
-def write_report(folder: Path, data: TrainingData, tested: Predictions, settings: TrainConfig) -> None:
+def write_report(
+    folder: Path, classifier: Classifier, data: TrainingData, tested: Predictions, settings: TrainConfig
+) -> None:
     """Draw the figures, save one test image of each class as an example, and write the model card."""
     scans, metrics = data.scans, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     save_figures(metrics, folder / "figures")
@@ -201,7 +196,7 @@ def write_report(folder: Path, data: TrainingData, tested: Predictions, settings
         Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{label}.png")
     predicted = tested.probabilities.argmax(axis=1)
     answers = PredictedScans(scans.pixels[tested.indices], scans.labels[tested.indices], predicted)
-    save_maps(for_views(load_checkpoint(folder)), answers, settings.seed, folder / "figures" / "maps.png")
+    save_maps(for_views(classifier), answers, settings.seed, folder / "figures" / "maps.png")
     (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 

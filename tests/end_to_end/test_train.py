@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from brain_xai import METHODS, load_checkpoint
 from tests.helpers.scans import LABELS, write_scans
-from tests.helpers.training_runs import ENVIRONMENT, ROOT, SETTINGS, command, on_two_processes, run
+from tests.helpers.training_runs import ENVIRONMENT, ROOT, command, launched, on_two_processes, run
 from training.publishing.bundle import bundle
 
 
@@ -25,7 +26,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "whole"
-    done = run(command(data, output))
+    done = run(launched(command(data, output)))
     assert done.returncode == 0, done.stderr[-3000:]
     return output, done.stdout
 
@@ -73,10 +74,10 @@ def test_bundling_leaves_the_scans_behind(trained, tmp_path):
     assert all((tmp_path / "bundled" / "figures" / name).is_file() for name in re.findall(r"figures/(\w+\.png)", card))
 
 
-def kill_after(epochs, arguments, output):
+def kill_after(epochs, script, output):
     """Start a run and kill it as soon as it has saved the state of `epochs` epochs."""
     process = subprocess.Popen(
-        arguments, cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+        [sys.executable, *script], cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 200
@@ -95,7 +96,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
     output = tmp_path / "killed"
     kill_after(1, command(data, output), output)
     kill_after(3, command(data, output, "--resume"), output)
-    resumed = run(command(data, output, "--resume"))
+    resumed = run([sys.executable, *command(data, output, "--resume")])
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "Resuming after epoch 3" in resumed.stdout
     first, second = load_file(whole / "model.safetensors"), load_file(output / "model.safetensors")
@@ -112,8 +113,7 @@ def test_two_processes_measure_the_same_split(trained, data, tmp_path):
     rows = [f"Training/{label}/{label}_{seed:03d}.png,0.2,0.2,0.8,0.8" for label in LABELS for seed in range(20)]
     boxes.write_text("\n".join(["file,x_min,y_min,x_max,y_max", *rows]))
     more = ["--boxes", str(boxes), "--teacher", str(trained[0]), "--gradient-accumulation-steps", "2"]
-    script = ["training/train.py", "--data-dir", str(data), "--output-dir", str(output), *SETTINGS, *more]
-    two = run(on_two_processes(*script))
+    two = run(on_two_processes(command(data, output, *more)))
     assert two.returncode == 0, two.stderr[-3000:]
     metrics = json.loads((output / "metrics.json").read_text())
     alone = json.loads((trained[0] / "metrics.json").read_text())
@@ -130,7 +130,7 @@ def test_two_processes_measure_the_same_split(trained, data, tmp_path):
 
 def test_two_processes_share_their_batch_norm_statistics(data):
     """Each process trains on other images, and yet both validate the same model; too few batches are refused."""
-    done = run(on_two_processes("tests/helpers/two_processes.py", str(data)))
+    done = run(on_two_processes(["tests/helpers/two_processes.py", str(data)]))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["apart_before"] > 0.01  # the processes did see other images

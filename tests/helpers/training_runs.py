@@ -27,12 +27,16 @@ SETTINGS = shlex.split(
 
 
 def command(data: Path, output: Path, *more: str) -> list[str]:
-    """Return the training command for one process."""
-    script = ["training/train.py", "--data-dir", str(data), "--output-dir", str(output), *SETTINGS, *more]
+    """Return the training command, to which a launcher may be added."""
+    return ["training/train.py", "--data-dir", str(data), "--output-dir", str(output), *SETTINGS, *more]
+
+
+def launched(script: list[str]) -> list[str]:
+    """Return the command that runs a script with accelerate on one process."""
     return [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *script]
 
 
-def on_two_processes(*script: str) -> list[str]:
+def on_two_processes(script: list[str]) -> list[str]:
     """Return the command that runs a script on two processes that talk over loopback."""
     local = ["--standalone", "--local-addr", "127.0.0.1", "--nproc_per_node", "2"]
     return [sys.executable, "-m", "torch.distributed.run", *local, *script]

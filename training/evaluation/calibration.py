@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable, explain
@@ -67,7 +66,7 @@ def attribution_scales(classifier: Classifier, images: Sequence[np.ndarray]) -> 
         count = min(len(images), SCALE_IMAGES, SCALE_FORWARD_PASSES // method.forward_passes)
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
         try:
-            maps = [explain(classifier, Image.fromarray(images[i]), key).attribution for i in chosen]
+            maps = [explain(classifier, images[i], key).attribution for i in chosen]
         except MethodNotApplicable:
             continue
         scales[key] = float(np.median([np.quantile(np.abs(attribution), 0.995) for attribution in maps]))
