@@ -107,14 +107,22 @@ def test_killed_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
     assert records[0]["training"] == records[1]["training"]
 
 
-def test_two_processes_measure_the_same_split(trained, data, tmp_path):
-    """With a teacher, boxes and accumulated gradients; splits do not depend on the number of processes."""
-    output, boxes = tmp_path / "two", tmp_path / "boxes.csv"
+@pytest.fixture(scope="module")
+def two_processes(trained, data, tmp_path_factory):
+    """The folder of a run on two processes with a teacher, boxes and accumulated gradients, and what it printed."""
+    folder = tmp_path_factory.mktemp("two")
     rows = [f"Training/{label}/{label}_{seed:03d}.png,0.2,0.2,0.8,0.8" for label in LABELS for seed in range(20)]
-    boxes.write_text("\n".join(["file,x_min,y_min,x_max,y_max", *rows]))
-    more = ["--boxes", str(boxes), "--teacher", str(trained[0]), "--gradient-accumulation-steps", "2"]
-    two = run(on_two_processes(command(data, output, *more)))
-    assert two.returncode == 0, two.stderr[-3000:]
+    (folder / "boxes.csv").write_text("\n".join(["file,x_min,y_min,x_max,y_max", *rows]))
+    more = ["--boxes", str(folder / "boxes.csv"), "--teacher", str(trained[0]), "--gradient-accumulation-steps", "2"]
+    _, *arguments = command(data, folder / "run", *more)
+    done = run(on_two_processes(["tests/helpers/two_processes.py", *arguments]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "run", done.stdout
+
+
+def test_two_processes_measure_the_same_split(two_processes, trained):
+    """Splits do not depend on the number of processes, and every validation image counts once."""
+    output, _ = two_processes
     metrics = json.loads((output / "metrics.json").read_text())
     alone = json.loads((trained[0] / "metrics.json").read_text())
     assert metrics["training"]["processes"] == 2
@@ -128,11 +136,9 @@ def test_two_processes_measure_the_same_split(trained, data, tmp_path):
     assert (recorded["boxes"], recorded["teacher"]) == ("boxes.csv", "whole")
 
 
-def test_two_processes_share_their_batch_norm_statistics(data):
+def test_two_processes_share_their_batch_norm_statistics(two_processes):
     """Each process trains on other images, and yet both validate the same model; too few batches are refused."""
-    done = run(on_two_processes(["tests/helpers/two_processes.py", str(data)]))
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in two_processes[1].splitlines() if line.startswith("{")))
     assert found["apart_before"] > 0.01  # the processes did see other images
     # Both hold the same sum, rounded once.
     assert found["apart_after"] <= 1e-6

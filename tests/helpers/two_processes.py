@@ -1,6 +1,7 @@
-"""Run by torchrun on two processes: prints what they share, as JSON."""
+"""Started by torchrun on two processes: prints what they share, as JSON, and then runs the training command."""
 
 import json
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ def apart(statistics: torch.Tensor) -> float:
     return (first - second).abs().max().item()
 
 
-def main(data_dir: str) -> None:
+def check(data_dir: str) -> None:
     settings = TrainConfig(
         "not-written", data_dir=data_dir, model="test_resnet", pretrained=False, sizes="32:1", batch_size=8,
         validation_fraction=0.25, ema_decay=0.9, augmentation=0,
@@ -50,9 +51,9 @@ def main(data_dir: str) -> None:
     except DataError as error:
         found["refusal"] = str(error)
     if accelerator.is_main_process:
-        print(json.dumps(found))
-    accelerator.end_training()
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    check(sys.argv[sys.argv.index("--data-dir") + 1])
+    runpy.run_path("training/train.py", run_name="__main__")

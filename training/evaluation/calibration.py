@@ -1,6 +1,7 @@
 """What is fitted on validation images after training: the temperature, and the color scale of each method's maps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -55,11 +56,13 @@ def attribution_scales(classifier: Classifier, images: Sequence[np.ndarray]) -> 
 
     Args:
         classifier: The calibrated classifier.
-        images: uint8 [H, W] gray validation images, in the size the model sees.
+        images: uint8 [H, W] gray validation images as the model sees them.
 
     Returns:
         {method: scale}, scale > 0 in the method's unit.
     """
+    # The images are framed already, if the checkpoint frames its images.
+    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, frame=False))
     scales = {}
     classifier = for_views(classifier)
     for key, method in METHODS.items():
