@@ -1,7 +1,6 @@
 """What is fitted on validation images after training: the temperature, and the color scale of each method's maps."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -61,10 +60,7 @@ def attribution_scales(classifier: Classifier, images: Sequence[np.ndarray]) -> 
     Returns:
         {method: scale}, scale > 0 in the method's unit.
     """
-    # The images are framed already, if the checkpoint frames its images.
-    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, frame=False))
-    scales = {}
-    classifier = for_views(classifier)
+    scales, classifier = {}, for_views(classifier)
     for key, method in METHODS.items():
         count = min(len(images), SCALE_IMAGES, SCALE_FORWARD_PASSES // method.forward_passes)
         chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
