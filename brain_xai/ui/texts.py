@@ -37,7 +37,7 @@ ABOUT_MODEL = "About this model"
 HOW_TO_READ = "How to read the colors"
 START = "Draw this map (takes several seconds)"
 CANCEL = "Cancel"
-WAITING = "Waiting for other maps to finish …"
+WAITING = "<p>Waiting for other maps to finish …</p>"
 
 READING = """
 - **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, the
@@ -81,8 +81,8 @@ ENDPOINTS = {
 NO_TUMOR = "notumor"
 LABEL_TEXTS = {NO_TUMOR: "no tumor recognized", "pituitary": "pituitary tumor"}
 NOT_RULED_OUT = (
-    "**This does not rule out a tumor.** The model knows only the classes above, and in scans unlike those of its own "
-    "collection it can miss many more tumors than stated here."
+    "**This does not rule out a tumor.** The model knows only the classes above, and it can miss many more tumors in "
+    "scans unlike those of its own collection."
 )
 LEAKY_SPLIT = "Many test scans have a copy among the training scans, so these numbers flatter the model."
 SPLIT_TEXTS = {
@@ -237,7 +237,7 @@ def trust(label: str, metrics: Mapping) -> str:
         if metrics.get("split") == "official":
             sentences.append(LEAKY_SPLIT)
     if not is_tumor(label):
-        sentences.append(NOT_RULED_OUT)
+        sentences.insert(0, NOT_RULED_OUT)
     return " ".join(sentences)
 
 

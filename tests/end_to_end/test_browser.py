@@ -142,9 +142,37 @@ def test_all_methods_side_by_side(width, visit, scan):
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert not page.locator("#cancel").is_visible()
     page.locator("#gallery button.thumbnail-item").first.click()
-    page.get_by_label("Fullscreen").last.wait_for()
+    for part in (".media-button img", ".caption"):
+        page.locator(f"#gallery .preview {part}").wait_for()
+        assert is_on_screen(page, f"#gallery .preview {part}")
     shares = page.locator("[aria-label*=share i], [title*=share i]")
     assert shares.count() + page.get_by_role("button", name=re.compile("share", re.I)).count() == 0
+
+
+def is_on_screen(page, selector: str) -> bool:
+    """Return whether all of an element can be seen without scrolling, and none of its text is cut off."""
+    return page.locator(selector).evaluate(
+        """element => {
+            const { left, top, right, bottom } = element.getBoundingClientRect();
+            const fits = element.scrollWidth <= element.clientWidth;
+            return fits && left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;
+        }"""
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_map_fills_the_screen_and_there_is_a_way_back(width, visit, scan):
+    page = visit(width)
+    choose(page, scan)
+    page.locator("#overlay").get_by_label("Fullscreen", exact=True).click()
+    back = page.get_by_label("Exit fullscreen mode")
+    back.wait_for()
+    page.wait_for_function("width => document.querySelector('#overlay').offsetWidth >= 0.99 * width", arg=width)
+    box = back.bounding_box()
+    assert 0 <= box["x"] <= width - box["width"]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    back.click()
+    page.wait_for_function("document.querySelector('#overlay').offsetWidth <= 512")
 
 
 def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):
