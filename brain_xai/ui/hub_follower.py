@@ -96,11 +96,13 @@ class HubFollower:
         return self._fallback(error)
 
     def _refresh(self) -> None:
-        error, next_check = None, math.inf if hub.is_pinned(self.name) else CHECK_SECONDS
+        # This error stays if something unexpected is raised, which Python then prints.
+        error, next_check = CheckpointError(f"{self.name} cannot be loaded."), RETRY_SECONDS
         try:
             snapshot = update_from_hub(self.name)  # loaded here, so that no visitor meets a revision that fails
             with self._lock:
                 self._snapshot = snapshot
+            error, next_check = None, math.inf if hub.is_pinned(self.name) else CHECK_SECONDS
         except CheckpointError as failure:
             error, next_check = failure, math.inf if isinstance(failure, hub.HubOffline) else RETRY_SECONDS
             if self._has_fallback(error):  # otherwise it is raised to visitors, and logged there

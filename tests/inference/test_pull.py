@@ -404,7 +404,18 @@ def test_without_the_hub_a_copy_that_another_program_downloaded_answers(hub, fil
     assert hub_follower.classifier_of(repo).info.revision == sha
 
 
-def test_a_damaged_copy_is_downloaded_again(hub, files, repo, tmp_path):
+def test_without_the_hub_a_damaged_copy_is_replaced_by_a_bundled_checkpoint(hub, files, repo):
+    publish(hub, repo, files)
+    snapshot_download(repo)
+    weights = checkpoint_folder(repo) / "model.safetensors"
+    weights.resolve().write_bytes(weights.read_bytes()[:-100])
+    go_away(hub)
+    assert hub_follower.classifier_of(repo).info.id == bundled_checkpoints()[0]
+    with pytest.raises(CheckpointError, match="No other model answers in its place"):
+        hub_follower.classifier_of(repo, allow_fallback=False)
+
+
+def test_a_damaged_copy_is_downloaded_again(hub, files, repo):
     sha = publish(hub, repo, files)
     snapshot_download(repo)
     weights = checkpoint_folder(repo) / "model.safetensors"
