@@ -11,7 +11,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
 from brain_xai.methods import METHODS
 from training.data.sources import DataError
-from training.evaluation.held_out import BoxedScans, held_out_scans
+from training.evaluation.held_out import BoxedScans, for_views, held_out_scans
 from training.evaluation.map_quality import CONSENSUS, Benchmark, measure_all
 from training.evaluation.metrics import Bootstrap
 from training.report.card import card_of
@@ -100,8 +100,7 @@ def build_benchmark(settings: MapSettings, classifier: Classifier) -> Benchmark:
     config = json.loads((checkpoint_folder(settings.checkpoint) / "config.json").read_text(encoding="utf-8"))
     training = config["brain_xai"].get("training", {})
     sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
-    # The images are framed already, and framing them again would move them in their boxes.
-    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, frame=False))
+    classifier = for_views(classifier)  # framed again, the images would move in their boxes
     targets = {name: scans.labels for name, scans in sets.items()}
     if settings.target == "predicted":
         targets = {name: predict(classifier, scans, settings.limit) for name, scans in sets.items()}
