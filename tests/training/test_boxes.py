@@ -71,7 +71,7 @@ def test_masks_move_with_the_image_and_keep_their_values():
 def test_the_data_set_draws_the_mask_of_each_image():
     pixels = np.full((3, 8, 8), 7, dtype=np.uint8)
     data = ScanDataset(pixels, np.zeros(3, dtype=np.int64), 8, np.array([NONE, [0, 0, 0.5, 1], NONE], np.float32))
-    batch, _ = data.__getitems__([2, 1])
+    batch, _, _ = data.__getitems__([2, 1])
     assert batch.shape == (2, 2, 8, 8)
     assert (batch[:, 0] == 7).all()
     assert not batch[0, 1].any()
