@@ -65,7 +65,7 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
     with accelerator.main_process_first():
         pool = make_pool(settings, data, accelerator.print)
     loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
-    teacher = load_teacher(settings.teacher, data.identity) if settings.teacher else None
+    teacher = load_teacher(settings, data.identity)
     training = prepare(settings, accelerator, model, pool, loaders, teacher)
     state.restore(accelerator)
     for epoch in state.remaining_epochs():

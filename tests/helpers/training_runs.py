@@ -67,5 +67,5 @@ def start(settings: TrainConfig) -> tuple[Training, Loaders, TrainingData]:
     model, _ = build_model(settings, data)
     pool = make_pool(settings, data, print)
     loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
-    teacher = load_teacher(settings.teacher, data.identity) if settings.teacher else None
+    teacher = load_teacher(settings, data.identity)
     return prepare(settings, accelerator, model, pool, loaders, teacher), loaders, data

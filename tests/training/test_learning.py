@@ -23,7 +23,7 @@ from training.data.pool import make_pool
 from training.data.sources import DataError
 from training.learning.loop import train_epoch, validate
 from training.learning.losses import Loss, Teacher
-from training.learning.model import build_model, center_head
+from training.learning.model import build_model, center_head, load_teacher
 from training.learning.settings import TrainConfig
 from training.train import class_weights, main, train
 
@@ -104,6 +104,16 @@ def test_a_teacher_of_another_split_is_refused(settings, started, tmp_path):
     (folder / "metrics.json").write_text(json.dumps({"split": "official", "seed": 0, "data": data}))
     with pytest.raises(DataError, match="another split"):
         start(replace(settings, teacher=str(folder)))
+
+
+def test_a_teacher_that_sees_other_parts_of_the_images_is_refused(settings, started, tmp_path):
+    folder, identity = tmp_path / "teacher", started[2].identity
+    framed = replace(GRAY, frame=True)
+    save_checkpoint(folder, make_model(0), label_names=LABELS, preprocessing=framed, brain_xai={})
+    data = {"fingerprint": identity.fingerprint, "n": dict(identity.sizes)}
+    (folder / "metrics.json").write_text(json.dumps({"split": "purged", "seed": 0, "data": data}))
+    with pytest.raises(DataError, match="Train its student with --frame"):
+        load_teacher(replace(settings, teacher=str(folder)), identity)
 
 
 def test_initial_weights_that_fit_are_loaded_and_the_rest_is_named(settings, started, tmp_path):

@@ -106,10 +106,6 @@ def split_scans(
     return Splits(train, validation, test)
 
 
-def split_of(metrics: dict) -> SplitIdentity:
-    return SplitIdentity.of(metrics)
-
-
 def _draw_groups(
     random: np.random.Generator, indices: np.ndarray, groups: np.ndarray, labels: np.ndarray, fraction: float
 ) -> np.ndarray:

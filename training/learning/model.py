@@ -50,17 +50,25 @@ def build_model(settings: TrainConfig, data: TrainingData) -> tuple[torch.nn.Mod
     return model.to(memory_format=torch.channels_last), InitialWeights(init_from, earlier)
 
 
-def load_teacher(checkpoint: str, split: SplitIdentity) -> Teacher:
-    """Return the teacher of a checkpoint that was trained on the same `split`; raises `DataError` for any other.
+def load_teacher(settings: TrainConfig, split: SplitIdentity) -> Teacher | None:
+    """Return the teacher that the settings name, if any.
 
-    A teacher of another split may have seen the images that its student is measured on.
+    Raises:
+        DataError: if it cannot be loaded, was trained on another split, so that it may have seen the images that its
+            student is measured on, or if only one of the two crops its images to the head.
     """
+    checkpoint = settings.teacher
+    if checkpoint is None:
+        return None
     try:
         classifier = load_checkpoint(checkpoint)
     except CheckpointError as error:
         raise DataError(f"The teacher {checkpoint} cannot be loaded. {error}") from error
     if not classifier.metrics or SplitIdentity.of(classifier.metrics) != split:
         raise DataError(f"The teacher {checkpoint} was trained on another split: it may have seen the test images.")
+    if classifier.preprocessing.frame != settings.frame:
+        needed = "with" if classifier.preprocessing.frame else "without"
+        raise DataError(f"The teacher {checkpoint} sees other parts of the images. Train its student {needed} --frame.")
     return Teacher(classifier)
 
 
