@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain_xai.preprocess import ModelInput, Preprocessing, prepare
+from brain_xai.preprocess import ModelInput, Preprocessing, prepare, to_pixel_values
+from brain_xai.trust import MESSAGES, Trust, describe_view
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Classifier:
         attribution_scale: {method: attribution drawn in full color}, measured on validation scans.
         metrics: The content of metrics.json, {} without one.
         explanations: The content of explanations.json (how good the maps are), {} without one.
+        trust: What tells images apart that are unlike the training scans, None if it was not fitted.
         warnings: What is to be known about the checkpoint (e.g. "Hub unreachable"); every prediction repeats it.
         facts: Filled in by itself: what was computed about `model`, shared by `dataclasses.replace(classifier, ...)`.
     """
@@ -94,6 +96,7 @@ class Classifier:
     attribution_scale: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping = field(default_factory=dict)
     explanations: Mapping = field(default_factory=dict)
+    trust: Trust | None = None
     warnings: tuple[PredictionWarning, ...] = ()
     facts: ModelFacts | None = field(default=None, repr=False)
 
@@ -145,14 +148,26 @@ class Classifier:
         Raises:
             UnreadableImage: The image cannot be used; the message says why and what to do.
         """
-        return self.prediction(self.logits(self.prepare(image).pixel_values)[0])
+        model_input = self.prepare(image)
+        return self.prediction(self.logits(model_input.pixel_values)[0], model_input.view)
 
-    def prediction(self, logits: torch.Tensor) -> Prediction:
-        """Turn the logits [classes] of one image into a `Prediction`."""
+    @torch.inference_mode()
+    def features(self, view: Image.Image) -> np.ndarray:
+        """Return what `trust` compares images by: the model's pooled features and plain measures, float32 [d]."""
+        pixel_values = self.to_device(to_pixel_values(view, self.preprocessing))
+        pooled = self.model.forward_head(self.model.forward_features(pixel_values), pre_logits=True)
+        return np.concatenate([pooled[0].float().cpu().numpy().ravel(), describe_view(view)])
+
+    def prediction(self, logits: torch.Tensor, view: Image.Image | None = None) -> Prediction:
+        """Turn the logits [classes] of one image into a `Prediction`; its `view` adds warnings about the image."""
         probabilities = torch.softmax(logits.double() / self.temperature, dim=0).tolist()
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
-        return Prediction(by_label, label, self.warnings, self.info)
+        warnings = self.warnings
+        if self.trust is not None and view is not None:
+            codes = self.trust.codes(self.features(view), probabilities)
+            warnings += tuple(PredictionWarning(code, MESSAGES[code]) for code in codes)
+        return Prediction(by_label, label, warnings, self.info)
 
     def target_index(self, target: str | int, logits: torch.Tensor) -> int:
         """Return the class index of `target`: a label, an index, or "predicted"; raises `ValueError`."""

@@ -251,6 +251,6 @@ def _explanation(
         unit=method.unit,
         signed=method.signed,
         view=view,
-        prediction=classifier.prediction(logits),
+        prediction=classifier.prediction(logits, view),
         settings=settings,
     )

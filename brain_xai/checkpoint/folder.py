@@ -21,6 +21,7 @@ from brain_xai.checkpoint.schema import (
 from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.framing import FRAME_VERSION
 from brain_xai.preprocess import Preprocessing
+from brain_xai.trust import MEASURES, Trust
 
 
 def save_checkpoint(
@@ -100,8 +101,9 @@ def read_checkpoint(
     metrics = _read_if_present(folder / "metrics.json")
     check_metrics(metrics)
     own, pretrained = config.get("brain_xai", {}), config["pretrained_cfg"]
+    model = _read_model(folder, config)
     return Classifier(
-        model=_read_model(folder, config).to(device, memory_format=torch.channels_last),
+        model=model.to(device, memory_format=torch.channels_last),
         label_names=tuple(config["label_names"]),
         preprocessing=Preprocessing(
             size=tuple(pretrained["input_size"][1:]),
@@ -115,7 +117,22 @@ def read_checkpoint(
         attribution_scale=own.get("attribution_scale", {}),
         metrics=metrics,
         explanations=read_explanations(folder),
+        trust=_read_trust(own, model),
     )
+
+
+def _read_trust(own: dict, model: torch.nn.Module) -> Trust | None:
+    """Return what tells unusual images apart, None if it was not fitted; raises `CheckpointError`."""
+    if "trust" not in own:
+        return None
+    try:
+        trust = Trust.from_json(own["trust"])
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    expected = getattr(model, "head_hidden_size", model.num_features) + MEASURES
+    if len(trust.mean) != expected:
+        raise CheckpointError(f"trust in config.json is for {len(trust.mean)} features; this model has {expected}.")
+    return trust
 
 
 def read_explanations(folder: Path) -> dict:

@@ -1,0 +1,140 @@
+"""Whether an answer can be trusted: images unlike all that a checkpoint was trained on, and close calls.
+
+An image is described by the pooled features of the model and a few plain measures of its view. Its distance from the
+nearest kind of training scan (class and source) tells whether it is a brain MRI at all. Everything is fitted in
+training and stored in the checkpoint.
+
+Reference: Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples", arXiv 1807.03888.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MESSAGES = {
+    "not_brain_mri": "This does not look like a brain MRI. The answer means nothing.",
+    "unusual_scan": "This scan is unlike those that the model was trained on. The answer may well be wrong.",
+    "low_margin": "Two answers are nearly as likely as each other.",
+}
+# Pixels darker than this count as background.
+DARK = 16
+# How many numbers `describe_view` returns.
+MEASURES = 8
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a checkpoint knows about the images that it was trained on.
+
+    Attributes:
+        mean: Float [d], of the training scans.
+        scale: Float [d] > 0, by which the difference from the mean is divided.
+        axes: Float [d, k], orthonormal: the directions in which training scans differ most.
+        spread: Float [k] > 0: how far scans of one kind lie from its center along each axis.
+        residual: How far scans lie off the axes.
+        centers: Float [kinds, k], each kind of training scan.
+        unusual: Distance from which a scan is unusual.
+        not_brain_mri: Distance from which an image is no brain MRI.
+        low_margin: Difference of the two highest probabilities below which a call is close.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    axes: np.ndarray
+    spread: np.ndarray
+    residual: float
+    centers: np.ndarray
+    unusual: float
+    not_brain_mri: float
+    low_margin: float
+
+    def distance(self, features: np.ndarray) -> np.ndarray:
+        """Return how far images lie from the nearest kind of training scan.
+
+        Args:
+            features: Float [n, d], see `Classifier.features`.
+
+        Returns:
+            Float [n], root mean square over the axes and the rest; about 1 for the scans that it was fitted on.
+        """
+        scaled = (features - self.mean) / self.scale
+        along = scaled @ self.axes
+        rest = np.sqrt(np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0)) / self.residual
+        within = (((along[:, None] - self.centers[None]) / self.spread) ** 2).mean(axis=2).min(axis=1)
+        return np.sqrt((within + rest**2) / 2)
+
+    def codes(self, features: np.ndarray, probabilities: list[float]) -> list[str]:
+        """Return the codes of the warnings for one image with `features` [d]."""
+        distance, codes = float(self.distance(features[None])[0]), []
+        if distance >= self.unusual:
+            codes.append("not_brain_mri" if distance >= self.not_brain_mri else "unusual_scan")
+        highest = sorted(probabilities)[-2:]
+        if highest[-1] - highest[0] < self.low_margin:
+            codes.append("low_margin")
+        return codes
+
+    def to_json(self) -> dict:
+        """Return the content as plain numbers of six digits."""
+        return {
+            name: float(value) if np.isscalar(value) else _rounded(value).tolist()
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Trust":
+        """Read what `to_json` has written; raises `ValueError` if it is anything else."""
+        try:
+            read = {field.name: np.asarray(content[field.name], dtype=float) for field in fields(cls)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"trust in config.json is incomplete: {error}.") from error
+        d, k = read["axes"].shape if read["axes"].ndim == 2 else (-1, -1)
+        shapes = {"mean": (d,), "scale": (d,), "spread": (k,), "centers": (len(np.atleast_1d(read["centers"])), k)}
+        expected = {name: shapes.get(name, ()) for name in read if name != "axes"}
+        fits = all(read[name].shape == shape for name, shape in expected.items())
+        finite = all(np.isfinite(values).all() for values in read.values())
+        positive = all((read[name] > 0).all() for name in ("scale", "spread", "residual", "unusual"))
+        if not (fits and finite and positive and len(read["centers"])):
+            raise ValueError("trust in config.json does not hold the numbers that it should.")
+        return cls(**{name: float(values) if values.ndim == 0 else values for name, values in read.items()})
+
+
+def describe_view(view: Image.Image) -> np.ndarray:
+    """Return plain measures of an image, float32 [8], each about 0 to 1.
+
+    They are the shares of dark pixels, of dark corners and of white pixels, mean and deviation of what is not dark,
+    sharpness, likeness of the two halves, and how much of the middle is filled.
+    """
+    pixels = np.asarray(view.convert("L"), dtype=np.float32) / 255
+    lit, corner = pixels * 255 > DARK, max(len(pixels) // 8, 1)
+    corners = np.concatenate([pixels[y, x].ravel() for y in _ends(corner) for x in _ends(corner)])
+    tissue = pixels[lit] if lit.any() else np.zeros(1, dtype=np.float32)
+    steps = np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
+    mirrored = pixels[:, ::-1]
+    deviation = pixels.std()
+    alike = ((pixels - pixels.mean()) * (mirrored - pixels.mean())).mean() / deviation**2 if deviation > 0 else 1.0
+    quarter = len(pixels) // 4
+    middle = lit[quarter : 3 * quarter, quarter : 3 * quarter]
+    return np.array(
+        [
+            1 - lit.mean(),
+            (corners * 255 <= DARK).mean(),
+            (pixels > 0.98).mean(),
+            tissue.mean(),
+            tissue.std(),
+            10 * steps,
+            alike,
+            middle.mean(),
+        ],
+        dtype=np.float32,
+    )
+
+
+def _ends(length: int) -> tuple[slice, slice]:
+    return slice(None, length), slice(-length, None)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    return np.array([float(f"{value:.6g}") for value in np.ravel(values)]).reshape(np.shape(values))
