@@ -2,14 +2,13 @@
 
 import re
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
 from brain_xai import METHODS
 from tests.helpers.scans import make_scan
-from tests.helpers.served import save_tiny_checkpoint, served
+from tests.helpers.served import job_threads, save_tiny_checkpoint, served, wait_until
 
 sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -23,8 +22,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no c
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    first = save_tiny_checkpoint(folder / "first", ("glioma", "notumor"), side=512)
-    with served(first) as (_, address):
+    quick = save_tiny_checkpoint(folder / "quick", ("glioma", "notumor"))
+    slow = save_tiny_checkpoint(folder / "slow", ("glioma", "notumor"), side=512)
+    with served(quick, slow) as (_, address):
         yield address
 
 
@@ -63,9 +63,18 @@ def is_elsewhere(url: str, address: str) -> bool:
 
 
 def choose(page, path: Path) -> str:
-    """Upload a picture and return the address of its map."""
+    """Upload an image and return the address of its map."""
     page.locator("#image input[type=file]").set_input_files(path)
     page.locator("#overlay img").wait_for()
+    return page.locator("#overlay img").get_attribute("src")
+
+
+def choose_slow_model(page) -> str:
+    """Choose the model for which occlusion takes seconds, and return the address of its map."""
+    before = page.locator("#overlay img").get_attribute("src")
+    page.locator("#checkpoint input").click()
+    page.get_by_role("option", name="slow", exact=True).click()
+    page.wait_for_function("before => document.querySelector('#overlay img').src !== before", arg=before)
     return page.locator("#overlay img").get_attribute("src")
 
 
@@ -104,7 +113,8 @@ def test_a_bad_file_gets_a_sentence_and_takes_the_answer_away(visit, scan, tmp_p
 
 def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
     page = visit()
-    grad_cam = choose(page, scan)
+    choose(page, scan)
+    grad_cam = choose_slow_model(page)
     choose_method(page, "Occlusion")
     page.locator("#start").click()
     page.locator("#progress progress").wait_for()
@@ -120,13 +130,14 @@ def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
 def test_leaving_the_page_stops_the_work(visit, scan):
     page = visit()
     choose(page, scan)
+    choose_slow_model(page)
     choose_method(page, "Occlusion")
     page.locator("#start").click()
-    page.locator("#progress progress").wait_for()
-    [thread] = [thread for thread in threading.enumerate() if thread.name.startswith("job")]
+    threads = []
+    assert wait_until(lambda: threads.extend(job_threads()) or threads)
     page.close()
-    thread.join(5)
-    assert not thread.is_alive()
+    threads[0].join(120)
+    assert not threads[0].is_alive()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
