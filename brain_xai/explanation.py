@@ -13,6 +13,7 @@ from brain_xai.classifier import Classifier, Prediction
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
 from brain_xai.methods.request import Progress, Request, no_progress
+from brain_xai.methods.target_layer import target_layer
 from brain_xai.overlay import draw_overlay
 
 ENGINES = ("auto", "captum")
@@ -201,16 +202,18 @@ def strongest_channels(
 
 def color_scale(classifier: Classifier, method: str) -> float:
     """Return the attribution that is drawn in full color, in the method's unit: as measured, else the default."""
-    measured = classifier.attribution_scale
-    if method == "hires_cam" and _is_of_the_last_layer(measured):
-        return METHODS[method].default_scale
-    return measured.get(method, METHODS[method].default_scale)
+    default = METHODS[method].default_scale
+    if method == "hires_cam" and _measured_at_another_layer(classifier):
+        return default
+    return classifier.attribution_scale.get(method, default)
 
 
-def _is_of_the_last_layer(scales: dict[str, float]) -> bool:
-    """Return whether HiResCAM was measured while its default was the last layer, where its map is that of Grad-CAM."""
-    hires_cam, grad_cam = scales.get("hires_cam"), scales.get("grad_cam")
-    return None not in (hires_cam, grad_cam) and abs(hires_cam - grad_cam) <= 1e-4 * grad_cam
+def _measured_at_another_layer(classifier: Classifier) -> bool:
+    """Return whether HiResCAM's scale was measured at the last layer, once its default, where it equals Grad-CAM."""
+    hires_cam, grad_cam = (classifier.attribution_scale.get(key) for key in ("hires_cam", "grad_cam"))
+    if hires_cam is None or grad_cam is None or abs(hires_cam - grad_cam) > 1e-4 * grad_cam:
+        return False
+    return target_layer(classifier, "penultimate") is not None  # without one, HiResCAM still equals Grad-CAM
 
 
 def _choose(classifier: Classifier, key: str, engine: str, settings: dict[str, Any]) -> Method:

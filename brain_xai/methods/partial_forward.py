@@ -121,6 +121,7 @@ class PartialForward:
             node.target = NOT_IN_PLACE.get(node.target, node.target)
         _fold_batch_norm(model, self.graph)
         self.model = model.to(memory_format=torch.channels_last)
+        self._patch_interpreter = _PatchInterpreter(self.model, graph=self.graph)
 
     @torch.inference_mode()
     def outputs(self, pixel_values: torch.Tensor) -> dict[fx.Node, Any]:
@@ -141,16 +142,16 @@ class PartialForward:
         Returns:
             The logits, [N, classes].
         """
-        bound = None if reach is None else Bound(patch, reach)
-        return _PatchInterpreter(self.model, self.graph, outputs, bound).run(patch)
+        interpreter = copy.copy(self._patch_interpreter)  # a new one would search the graph again
+        interpreter.outputs, interpreter.bound = outputs, None if reach is None else Bound(patch, reach)
+        return interpreter.run(patch)
 
 
 class _PatchInterpreter(fx.Interpreter):
     """Runs a graph on the patch of an image; steps that have no way to work on a patch get the full outputs."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, outputs: dict[fx.Node, Any], bound: Bound | None):
-        super().__init__(model, graph=graph)
-        self.outputs, self.bound = outputs, bound
+    outputs: dict[fx.Node, Any]  # of the full image
+    bound: Bound | None
 
     def run_node(self, node: fx.Node) -> Any:
         if any(isinstance(self.env[source], Patch) for source in node.all_input_nodes):

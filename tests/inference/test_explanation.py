@@ -26,6 +26,7 @@ from tests.helpers.nets import (
     IMAGENET,
     LABELS,
     PLAIN,
+    Blocks,
     Corner,
     Drifting,
     Total,
@@ -156,6 +157,9 @@ def test_hires_cams_scale_is_not_that_of_another_layer():
     assert color_scale(replace(classifier, attribution_scale=old), "hires_cam") == METHODS["hires_cam"].default_scale
     assert color_scale(replace(classifier, attribution_scale=old), "grad_cam") == old["grad_cam"]
     assert color_scale(replace(classifier, attribution_scale=new), "hires_cam") == 0.2
+    # A model without a penultimate layer is still read at the last one.
+    without = make_classifier(Blocks(), (32, 40), PLAIN, attribution_scale=old)
+    assert color_scale(without, "hires_cam") == old["hires_cam"]
 
 
 @pytest.mark.parametrize("method", METHODS)
