@@ -24,7 +24,6 @@ from training.publishing.bundle import bundle
 from training.publishing.local_paths import check_no_local_paths
 from training.publishing.space import check_front_matter, space_files
 from training.publishing.upload import (
-    NO_TOKEN,
     Files,
     Published,
     PushError,
@@ -36,7 +35,7 @@ from training.publishing.upload import (
 )
 from training.report.card import card_of
 
-__all__ = ["NO_TOKEN", "PushError", "check_token", "main", "push", "push_after_training", "push_space"]
+__all__ = ["PushError", "check_token", "main", "push", "push_after_training", "push_space"]
 
 ROOT = Path(__file__).resolve().parent.parent
 # What is published of a run's folder, and deleted on the Hub when the folder no longer has it.

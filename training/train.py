@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from huggingface_hub import get_token
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from transformers import HfArgumentParser, get_scheduler
@@ -31,7 +30,7 @@ from training.learning.losses import BoxLoss, Loss, Teacher
 from training.learning.model import build_model, load_teacher
 from training.learning.settings import TrainConfig
 from training.learning.state import TrainingState
-from training.publish import NO_TOKEN
+from training.publish import PushError, check_token
 
 
 def main() -> None:
@@ -42,12 +41,20 @@ def main() -> None:
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
         )
-        if settings.push_to_hub and get_token() is None:
-            accelerator.print(f"Nothing will be published at the end. {NO_TOKEN}")
+        if settings.push_to_hub and accelerator.is_main_process:
+            warn_about_token()
         train(settings, accelerator)
         accelerator.end_training()
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def warn_about_token() -> None:
+    """Say before hours of training why its result could not be published now."""
+    try:
+        check_token()
+    except PushError as error:
+        print(f"If nothing changes, nothing will be published at the end. {error}", flush=True)
 
 
 def train(settings: TrainConfig, accelerator: Accelerator) -> None:

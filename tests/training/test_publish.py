@@ -722,7 +722,7 @@ def test_fine_tuning_starts_from_the_weights_on_the_hub_and_ends_there(hub, tmp_
 def test_training_succeeds_where_the_push_does_not(hub, tmp_path):
     done = train(hub, tmp_path, "--no-pretrained", "--push-to-hub", "org/tuned", token="")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Nothing will be published at the end. There is no token" in done.stdout.splitlines()[0]  # in time
+    assert "nothing will be published at the end. There is no token" in done.stdout.splitlines()[0]  # in time
     assert "Not published: There is no token" in done.stderr
     assert f"python -m training.publish push {tmp_path / 'out'} org/tuned" in done.stderr
     assert load_checkpoint(tmp_path / "out").metrics["split"] == "purged"
