@@ -24,7 +24,7 @@ from training.data.sources import DataError, Scans, load_scans
 from training.data.splits import Splits
 from training.evaluation.held_out import recorded_split
 from training.evaluation.metrics import Bootstrap
-from training.report.tables import markdown_table, with_interval
+from training.report.tables import sources_table
 
 # The sequence of a scan, where the name of its file tells it.
 SEQUENCE = re.compile(r"(?<![A-Za-z0-9])(T1C|T1|T2|FLAIR)(?![A-Za-z0-9])")
@@ -41,10 +41,10 @@ def _cropped(image: Image.Image) -> Image.Image:
 
 # Changes that leave the diagnosis as it is.
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "padded by 20 %": _padded,
-    "cropped by 6 %": _cropped,
-    "darker (0.6 x)": lambda image: image.point(lambda value: round(0.6 * value)),
-    "brighter (1.4 x)": lambda image: image.point(lambda value: min(round(1.4 * value), 255)),
+    "padded": _padded,
+    "cropped": _cropped,
+    "darker": lambda image: image.point(lambda value: round(0.6 * value)),
+    "brighter": lambda image: image.point(lambda value: min(round(1.4 * value), 255)),
     "less contrast": lambda image: image.point(lambda value: round(0.6 * value + 40)),
     "inverted": ImageOps.invert,
     "mirrored": ImageOps.mirror,
@@ -94,7 +94,7 @@ def kinds(other: OtherScans, label_names: Sequence[str], indices: np.ndarray) ->
     found: dict[str, list[int]] = {}
     for index in indices:
         sequence = SEQUENCE.search(Path(other.files[index]).stem.replace("_", " "))
-        label = "|".join(name for name, may in zip(label_names, other.allowed[index], strict=True) if may)
+        label = " or ".join(name for name, may in zip(label_names, other.allowed[index], strict=True) if may)
         words = [other.sources[index], sequence.group() if sequence else "", label]
         found.setdefault(" ".join(filter(None, words)), []).append(index)
     return {kind: np.array(found[kind]) for kind in sorted(found)}
@@ -198,26 +198,6 @@ def held_out_kinds(
     return scored
 
 
-def table(result: dict) -> str:
-    """Return the results as Markdown: one row per kind of scan."""
-    rows = []
-    for kind, measured in result["kinds"].items():
-        entry = measured["tumor_or_not"]
-        changes = measured["changed_answers"].values()
-        rows.append(
-            (
-                kind,
-                str(entry["n"]),
-                str(entry["units"]),
-                with_interval(entry),
-                with_interval(measured.get("class")),
-                f"{max(change['value'] for change in changes):.3f}",
-            )
-        )
-    header = ("Scans", "n", "patients or pictures", "tumor or not", "class", "largest share of changed answers")
-    return markdown_table(header, rows)
-
-
 def main() -> None:
     """Parse the command line, measure, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,16 +205,19 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="the main data of the checkpoint's run")
     parser.add_argument("--source", nargs="+", default=[], help="as for training/train.py")
     parser.add_argument("--limit", type=int, default=200, help="scans of each kind that are changed (default 200)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: shortcuts.json beside the checkpoint)")
+    parser.add_argument("--output", type=Path, help="JSON file (default: into metrics.json of the checkpoint's folder)")
     given = parser.parse_args()
     request = Request(given.checkpoint, given.data_dir, tuple(given.source), given.limit)
     try:
         result = measure_shortcuts(request)
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"error: {error}") from error
-    file = given.output or checkpoint_folder(given.checkpoint) / "shortcuts.json"
-    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(table(result))
+    file, content = given.output, result
+    if file is None:
+        file = checkpoint_folder(given.checkpoint) / "metrics.json"
+        content = json.loads(file.read_text(encoding="utf-8")) | {"shortcuts": result}
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(sources_table(result))
 
 
 if __name__ == "__main__":

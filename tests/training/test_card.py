@@ -356,3 +356,22 @@ def test_misses_are_counted_per_tumor_class():
     config["brain_xai"]["training"] = {"no_tumor_label": "notumor"}
     assert "`glioma` 3 of 53, `meningioma` 7 of 80, `pituitary` 0 of 50." in model_card(config, metrics)
     assert "Misses" not in model_card(make_config(), metrics)
+
+
+def test_the_card_shows_scans_from_other_sources_if_they_were_measured():
+    plain = model_card(make_config(), make_metrics())
+    assert "other hospitals" in plain
+    assert "Scans from other sources" not in plain
+    share = {"value": 0.75, "low": 0.5, "high": 0.875, "n": 1234, "units": 12}
+    names = ("padded", "cropped", "darker", "brighter", "less contrast", "inverted", "mirrored")
+    changes = {name: share | {"value": index / 16} for index, name in enumerate(names)}
+    kinds = {
+        "web notumor": {"tumor_or_not": share, "class": share | {"value": 0.625}, "changed_answers": changes},
+        "web glioma or meningioma": {"tumor_or_not": share, "changed_answers": changes},
+    }
+    text = model_card(make_config(), make_metrics() | {"shortcuts": {"kinds": kinds}})
+    right = "0.750 [0.500, 0.875]"
+    # The most of padded and cropped is 1/16, of the three of brightness 4/16, inverted is 5/16.
+    assert f"| web notumor | 1,234 | 12 | {right} | 0.625 [0.500, 0.875] | 0.06 | 0.25 | 0.31 |" in text
+    assert f"| web glioma or meningioma | 1,234 | 12 | {right} | – | 0.06 | 0.25 | 0.31 |" in text
+    assert "other hospitals" not in text

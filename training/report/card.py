@@ -16,6 +16,7 @@ from training.report.tables import (
     markdown_table,
     named_entries,
     results_table,
+    sources_table,
     with_interval,
 )
 
@@ -191,6 +192,7 @@ FILTERS = {
     "class_table": _class_table,
     "confusion_table": _confusion_table,
     "explanations_table": explanations_table,
+    "sources_table": sources_table,
     "frequent_errors": _frequent_errors,
     "misses": _misses,
 }

@@ -28,6 +28,12 @@ MEASURE_DEFINITIONS = (
     "evidence inside the box, over the box's share of the image. SRG: how much sooner the probability falls when the "
     "most important pixels are replaced first instead of last."
 )
+# Columns of answers that a change of the image alters: the most of these changes.
+CHANGED_ANSWERS = {
+    "changed by framing": ("padded", "cropped"),
+    "by brightness": ("darker", "brighter", "less contrast"),
+    "by inversion": ("inverted",),
+}
 # What a map that knows nothing of the model scores.
 CHANCE_ROWS = {"uniform": "The same evidence everywhere.", "center": "A soft blob in the middle of the image."}
 
@@ -174,3 +180,23 @@ def _sample_sizes(methods: dict[str, dict], measure: str) -> str:
     usual = max(by_size, key=lambda n: len(by_size[n]))
     others = [f"{', '.join(keys)}: {n}" for n, keys in by_size.items() if n != usual]
     return f"{usual} ({'; '.join(others)})" if others else f"{usual}"
+
+
+def sources_table(shortcuts: dict) -> str:
+    """Return how often the scans of each source are answered rightly, and how often a harmless change alters that.
+
+    Args:
+        shortcuts: What `training.shortcuts` measured: `kinds` by name.
+
+    Returns:
+        A Markdown table with a row per kind of scan.
+    """
+    rows = []
+    for kind, measured in shortcuts["kinds"].items():
+        entry = measured["tumor_or_not"]
+        changed = {name: change["value"] for name, change in measured["changed_answers"].items()}
+        shares = (max(changed[name] for name in names) for names in CHANGED_ANSWERS.values())
+        counts = [f"{entry['n']:,}", f"{entry['units']:,}"]
+        right = [with_interval(entry), with_interval(measured.get("class"))]
+        rows.append([kind, *counts, *right, *(f"{share:.2f}" for share in shares)])
+    return markdown_table(["Scans", "n", "patients or images", "tumor or not", "class", *CHANGED_ANSWERS], rows)
