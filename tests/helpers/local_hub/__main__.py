@@ -7,6 +7,7 @@ It knows what publishing and loading checkpoints needs, and no more. Frozen: ext
 """
 
 import argparse
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder of the repositories; created if missing")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     arguments = parser.parse_args()
+    # A shell starts background jobs with Ctrl-C ignored, and Python keeps it so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with serve(arguments.root, arguments.port) as hub:
         print(f"The local Hub serves {arguments.root.resolve()} until Ctrl-C. In another terminal:")
         print("export", *(f"{name}={value}" for name, value in hub.environment.items()))
