@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain_xai.preprocess import ModelInput, Preprocessing, prepare, to_pixel_values
-from brain_xai.trust import MESSAGES, Trust, describe_view
+from brain_xai.preprocess import COLOR_INFO, ModelInput, Preprocessing, prepare, to_pixel_values
+from brain_xai.trust import COLORED, MESSAGES, Trust, describe_view
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,16 @@ class Classifier:
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
         warnings = self.warnings
-        if self.trust is not None and view is not None:
-            codes = self.trust.codes(self.features(view), probabilities)
-            warnings += tuple(PredictionWarning(code, MESSAGES[code]) for code in codes)
+        if view is not None:
+            warnings += tuple(PredictionWarning(code, MESSAGES[code]) for code in self._codes(view, probabilities))
         return Prediction(by_label, label, warnings, self.info)
+
+    def _codes(self, view: Image.Image, probabilities: list[float]) -> list[str]:
+        """Return the codes of the warnings about one image."""
+        codes = [] if self.trust is None else self.trust.codes(self.features(view), probabilities)
+        if view.info.get(COLOR_INFO, 0.0) > COLORED:
+            codes = ["not_brain_mri", *(code for code in codes if code not in ("not_brain_mri", "unusual_scan"))]
+        return codes
 
     def target_index(self, target: str | int, logits: torch.Tensor) -> int:
         """Return the class index of `target`: a label, an index, or "predicted"; raises `ValueError`."""

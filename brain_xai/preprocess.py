@@ -25,6 +25,11 @@ DISPLAY_WHITES = (1, 255, 65535)
 # Beyond this, a float is damage rather than a measurement.
 MAX_VALUE = 1e30
 
+# A pixel is colored if its channels differ by more than this; JPEG alone makes smaller differences.
+COLOR_DIFFERENCE = 40
+# Under this name the fraction of colored pixels travels with the view, which is gray itself.
+COLOR_INFO = "color_share"
+
 # Other files that people try: (offset, first bytes, name).
 OTHER_FILES = (
     (128, b"DICM", "a DICOM file"),
@@ -166,7 +171,24 @@ def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
         UnreadableImage: As `read_image` does.
     """
     view = to_view(read_image(image), preprocessing)
+    view.info[COLOR_INFO] = color_share(image)
     return ModelInput(to_pixel_values(view, preprocessing), view)
+
+
+def color_share(image: ImageSource) -> float:
+    """Return the fraction of clearly colored pixels of a readable image, at 96 x 96 pixels. Scans are gray."""
+    if isinstance(image, np.ndarray):
+        if image.ndim < 3 or image.shape[2] < 3 or image.dtype != np.uint8:
+            return 0.0
+        image = Image.fromarray(image[..., :3])
+    if not isinstance(image, Image.Image):
+        with Image.open(image, formats=FORMATS) as opened:
+            return color_share(opened.copy())
+    if image.mode not in ("RGB", "RGBA", "P", "CMYK"):
+        return 0.0
+    small = image.convert("RGB").resize((96, 96), Image.Resampling.BILINEAR)
+    channels = np.asarray(small).astype(np.int16)
+    return float((channels.max(axis=2) - channels.min(axis=2) > COLOR_DIFFERENCE).mean())
 
 
 def _read_array(array: np.ndarray) -> Image.Image:

@@ -143,3 +143,25 @@ def test_numbers_for_another_model_are_refused(folder, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(CheckpointError, match="features"):
         load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["path", "image", "array", "palette"])
+def test_a_colored_image_is_no_scan_even_where_nothing_was_fitted(folder, tmp_path, kind):
+    classifier = replace(load_checkpoint(folder), trust=None)
+    photo = Image.merge("RGB", [make_scan("glioma", 1).point(lambda v, k=k: v // k) for k in (1, 2, 4)])
+    photo.save(tmp_path / "photo.png")
+    given = {
+        "path": tmp_path / "photo.png",
+        "image": photo,
+        "array": np.asarray(photo),
+        "palette": photo.convert("P", palette=Image.Palette.ADAPTIVE),
+    }[kind]
+    assert codes(classifier, given) == ["not_brain_mri"]
+    assert codes(load_checkpoint(folder), given).count("not_brain_mri") == 1
+    assert [w.code for w in explain(classifier, given, "grad_cam").prediction.warnings] == ["not_brain_mri"]
+
+
+def test_colored_notes_on_a_gray_scan_are_no_photograph(folder):
+    scan = make_scan("glioma", 1, side=96).convert("RGB")
+    scan.paste((255, 220, 0), (4, 4, 24, 14))  # 2 % of the image
+    assert codes(replace(load_checkpoint(folder), trust=None), scan) == []
