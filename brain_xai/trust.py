@@ -19,7 +19,7 @@ MESSAGES = {
     "unusual_scan": "This scan is unlike those that the model was trained on. The answer may well be wrong.",
     "low_margin": "Two answers are nearly as likely as each other.",
 }
-# Larger colored fractions are no scan: of 2,350 scans for training the most colored one, which has notes on it, has .036.
+# A larger colored fraction means no scan: of 2,350 training scans, the most colored one (with notes on it) has .036.
 COLORED = 0.15
 # Pixels darker than this count as background.
 DARK = 16

@@ -94,7 +94,9 @@ def on_new_image(question: Question) -> PageUpdate:
         labels = ()
     choices = [(texts.PREDICTED, "predicted"), *((texts.label_text(label), label) for label in labels)]
     update = on_new_choice(replace(question, method=FIRST_METHOD, target="predicted"))
-    return update._replace(method=FIRST_METHOD, target=gr.update(choices=choices, value="predicted"), **NO_GALLERY)
+    # Only where it changes: the visitor may have chosen another method before this answer arrives.
+    method = gr.skip() if question.method == FIRST_METHOD else FIRST_METHOD
+    return update._replace(method=method, target=gr.update(choices=choices, value="predicted"), **NO_GALLERY)
 
 
 def on_new_choice(question: Question) -> PageUpdate:

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no c
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     quick = save_tiny_checkpoint(folder / "quick", ("glioma", "notumor"))
-    slow = save_tiny_checkpoint(folder / "slow", ("glioma", "notumor"), side=512)
+    slow = save_tiny_checkpoint(folder / "slow", ("glioma", "notumor"), side=1024)
     with served(quick, slow) as (_, address):
         yield address
 

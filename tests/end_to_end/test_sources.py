@@ -10,7 +10,7 @@ import pytest
 
 from brain_xai import load_checkpoint
 from tests.helpers.scans import LABELS, make_scan, write_scans
-from tests.helpers.training_runs import ENVIRONMENT, ROOT, command, run
+from tests.helpers.training_runs import ENVIRONMENT, ROOT, command, launched, run
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def source(folders):
 def trained(folders, source, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "away"
     more = ["--source", source, "--frame", "--styles", "1", "--counterfactuals", "1", "--boxes", f"{folders}/boxes.csv"]
-    done = run(command(folders / "main", output, *more))
+    done = run(launched(command(folders / "main", output, *more)))
     assert done.returncode == 0, done.stderr[-3000:]
     return output, done.stdout
 

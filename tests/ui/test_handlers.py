@@ -33,12 +33,16 @@ def question(scan) -> Question:
 
 
 def test_without_an_image_there_is_nothing_to_see():
-    update = handlers.on_new_image(Question(None))
+    update = handlers.on_new_image(Question(None, method="occlusion"))
     assert update.method == "grad_cam"
     assert update.target["value"] == "predicted"
     assert update.notice == texts.empty_result()
     assert update.answer["visible"] is update.reasons["visible"] is False
     assert update.current_explanation is None
+
+
+def test_a_method_chosen_before_the_answer_arrives_is_kept(question):
+    assert handlers.on_new_image(replace(question, method="grad_cam")).method == handlers.PageUpdate().method
 
 
 def test_an_image_is_answered_and_explained_at_once(question, scan, tiny):
