@@ -13,7 +13,6 @@ from brain_xai.classifier import Classifier, Prediction
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
 from brain_xai.methods.request import Progress, Request, no_progress
-from brain_xai.methods.target_layer import target_layer
 from brain_xai.overlay import draw_overlay
 
 ENGINES = ("auto", "captum")
@@ -202,18 +201,7 @@ def strongest_channels(
 
 def color_scale(classifier: Classifier, method: str) -> float:
     """Return the attribution that is drawn in full color, in the method's unit: as measured, else the default."""
-    default = METHODS[method].default_scale
-    if method == "hires_cam" and _measured_at_another_layer(classifier):
-        return default
-    return classifier.attribution_scale.get(method, default)
-
-
-def _measured_at_another_layer(classifier: Classifier) -> bool:
-    """Return whether HiResCAM's scale was measured at the last layer, once its default, where it equals Grad-CAM."""
-    hires_cam, grad_cam = (classifier.attribution_scale.get(key) for key in ("hires_cam", "grad_cam"))
-    if hires_cam is None or grad_cam is None or abs(hires_cam - grad_cam) > 1e-4 * grad_cam:
-        return False
-    return target_layer(classifier, "penultimate") is not None  # without one, HiResCAM still equals Grad-CAM
+    return classifier.attribution_scale.get(method, METHODS[method].default_scale)
 
 
 def _choose(classifier: Classifier, key: str, engine: str, settings: dict[str, Any]) -> Method:

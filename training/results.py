@@ -11,7 +11,7 @@ from pathlib import Path
 
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import read_explanations
-from training.report.tables import maps_table, results_table
+from training.report.tables import away_rows, maps_table, results_table
 
 TABLES = ("results", "maps")
 METRICS = ("accuracy", "macro_f1", "recall", "tumor_miss_rate", "ece")
@@ -34,7 +34,7 @@ def insert_tables(readme: str, checkpoints: Path) -> str:
             content = _read(file)
             columns[f"{file.parent.name}, {content['split']} split"] = content
     tables = {
-        "results": results_table(columns, METRICS),
+        "results": results_table(columns, METRICS, away_rows(columns)),
         "maps": maps_table(folders[0].name, read_explanations(folders[0]) or None),
     }
     for name in TABLES:

@@ -105,6 +105,12 @@ def check_metrics(metrics: Mapping[str, Any]) -> None:
         )
         has_count = split != "test" or entries[0] is None or isinstance(measured.get("n"), int)
         _require(has_count, "metrics.json does not say how many test images were measured.")
+    shortcuts = metrics.get("shortcuts", {})
+    kinds = shortcuts.get("kinds", {}) if isinstance(shortcuts, dict) else None
+    _require(
+        isinstance(kinds, dict) and all(map(_is_measured_kind, kinds.values())),
+        "metrics.json has no valid measurements of scans from other sources.",
+    )
 
 
 def check_explanations(explanations: Mapping[str, Any]) -> None:
@@ -216,6 +222,11 @@ def _are_numbers(values: Any, count: int) -> bool:
 
 def _is_interval(entry: Any) -> bool:
     return isinstance(entry, dict) and _are_numbers([entry.get(key) for key in ("value", "low", "high")], 3)
+
+
+def _is_measured_kind(kind: Any) -> bool:
+    entry = kind.get("tumor_or_not") if isinstance(kind, dict) else None
+    return _is_interval(entry) and isinstance(entry.get("n"), int)
 
 
 def _reject_constant(name: str) -> None:

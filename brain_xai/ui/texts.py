@@ -91,6 +91,9 @@ SPLIT_TEXTS = {
     "official": LEAKY_SPLIT,
 }
 NOT_MEASURED = "How often this model is right has not been measured. Treat its answer as a demonstration only."
+NOT_MEASURED_ELSEWHERE = "It has not been measured on scans from other collections; expect it to be worse there."
+# A kind of scans from another collection counts from this number of scans on; fewer say too little.
+MIN_SCANS = 50
 
 
 def label_text(label: str) -> str:
@@ -234,11 +237,23 @@ def trust(label: str, metrics: Mapping) -> str:
         sentences = [f"Right on {_of_100(measured['accuracy']['value'])} test scans of its own collection."]
         if measured.get("tumor_miss_rate"):
             sentences.append(f"It missed {_of_100(measured['tumor_miss_rate']['value'])} tumors there.")
+        sentences.append(_elsewhere(metrics))
         if metrics.get("split") == "official":
             sentences.append(LEAKY_SPLIT)
     if not is_tumor(label):
         sentences.insert(0, NOT_RULED_OUT)
     return " ".join(sentences)
+
+
+def _elsewhere(metrics: Mapping) -> str:
+    """Return how a model does on scans from other collections: on the worst and on the best kind of scans."""
+    kinds = metrics.get("shortcuts", {}).get("kinds", {})
+    measured = [kind["tumor_or_not"] for name, kind in kinds.items() if name != "test"]
+    shares = [entry["value"] for entry in measured if entry["n"] >= MIN_SCANS]
+    if not shares:
+        return NOT_MEASURED_ELSEWHERE
+    worst, best = round(100 * min(shares)), round(100 * max(shares))
+    return f"On scans from other collections it told tumor from no tumor in {worst} to {best} of 100."
 
 
 def about_model(info: CheckpointInfo, metrics: Mapping, messages: Sequence[PredictionWarning] = ()) -> str:

@@ -322,6 +322,7 @@ def test_weights_that_are_too_large_are_rejected_by_their_size(damaged):
         ("metrics.json", b'{"test": NaN}', "NaN is not a number"),
         ("metrics.json", b'{"test": {"accuracy": "high", "n": 3}}', "no valid measurements of the test images"),
         ("metrics.json", b'{"split": []}', "names no split"),
+        ("metrics.json", b'{"shortcuts": {"kinds": {"web": {"tumor_or_not": 0.9}}}}', "scans from other sources"),
         ("explanations.json", b'{"methods": []}', "no valid measurements of the maps"),
         ("explanations.json", b'{"consensus_weights": {"grad_cam": "much"}}', "no valid measurements of the maps"),
         (

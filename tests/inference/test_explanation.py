@@ -16,7 +16,7 @@ from torch import nn
 from brain_xai import METHODS, MethodNotApplicable, explain, load_checkpoint
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.classifier import Classifier, PredictionWarning
-from brain_xai.explanation import Cancelled, color_scale, explain_all
+from brain_xai.explanation import Cancelled, explain_all
 from brain_xai.methods.cam import linear_head
 from brain_xai.methods.partial_forward import partial_forward
 from brain_xai.methods.request import Request
@@ -26,7 +26,6 @@ from tests.helpers.nets import (
     IMAGENET,
     LABELS,
     PLAIN,
-    Blocks,
     Corner,
     Drifting,
     Total,
@@ -148,18 +147,6 @@ def test_every_method_works_or_says_why_not(name):
 def test_a_measured_scale_replaces_the_default():
     classifier = make_classifier(Total(), (32, 32), PLAIN, attribution_scale={"occlusion": 7.5})
     assert explain(classifier, make_scan((32, 32)), "occlusion").scale == 7.5
-
-
-def test_hires_cams_scale_is_not_that_of_another_layer():
-    # While it read the last layer by default its measured scale was Grad-CAM's, up to rounding.
-    classifier = make_timm("test_resnet", (64, 64))
-    old, new = ({"grad_cam": 0.86234260, "hires_cam": scale} for scale in (0.86234277, 0.2))
-    assert color_scale(replace(classifier, attribution_scale=old), "hires_cam") == METHODS["hires_cam"].default_scale
-    assert color_scale(replace(classifier, attribution_scale=old), "grad_cam") == old["grad_cam"]
-    assert color_scale(replace(classifier, attribution_scale=new), "hires_cam") == 0.2
-    # A model without a penultimate layer is still read at the last one.
-    without = make_classifier(Blocks(), (32, 40), PLAIN, attribution_scale=old)
-    assert color_scale(without, "hires_cam") == old["hires_cam"]
 
 
 @pytest.mark.parametrize("method", METHODS)

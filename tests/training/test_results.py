@@ -8,7 +8,14 @@ import pytest
 
 from brain_xai import METHODS
 from brain_xai.checkpoint.folder import weights_hash
-from training.report.tables import explanations_table, maps_table, results_table, with_interval, with_small_interval
+from training.report.tables import (
+    away_rows,
+    explanations_table,
+    maps_table,
+    results_table,
+    with_interval,
+    with_small_interval,
+)
 from training.results import checkpoint_folders, insert_tables, main
 
 RESULTS, MAPS = (tuple(f"<!-- {name}:{side} -->" for side in ("start", "end")) for name in ("results", "maps"))
@@ -84,6 +91,18 @@ def test_a_value_is_written_with_its_interval(entry, text):
 )
 def test_a_short_value_has_two_digits(value, low, high, text):
     assert with_small_interval({"value": value, "low": low, "high": high}) == text
+
+
+def test_scans_from_other_sources_have_rows_where_there_are_enough():
+    shares = {"test": 1311, "web T2 glioma or meningioma": 75, "web T1 glioma": 50, "web T1 notumor": 49}
+    kinds = {name: {"tumor_or_not": scored(0.9) | {"n": n, "units": n}} for name, n in shares.items()}
+    columns = {"new": run_metrics() | {"shortcuts": {"kinds": kinds}}, "old": run_metrics()}
+    assert away_rows(columns) == [
+        ["Away: web, T2 tumor (n = 75)", "0.900 [0.890, 0.910]", "–"],
+        ["Away: web, T1 glioma (n = 50)", "0.900 [0.890, 0.910]", "–"],
+    ]
+    assert "| Away: web, T2 tumor (n = 75) |" in results_table(columns, ["accuracy"], away_rows(columns)).splitlines()[2]
+    assert away_rows({"old": run_metrics()}) == []
 
 
 def test_the_table_word_for_word():

@@ -53,7 +53,8 @@ def test_only_signed_maps_are_said_to_speak_for_and_against():
 def test_trust_is_put_in_numbers_that_people_count():
     metrics = METRICS | {"test": METRICS["test"] | {"tumor_miss_rate": {"value": 0.02, "low": 0.011, "high": 0.03}}}
     assert texts.trust("glioma", metrics) == (
-        "Right on 95 of 100 test scans of its own collection. It missed 2 of 100 tumors there."
+        "Right on 95 of 100 test scans of its own collection. It missed 2 of 100 tumors there. "
+        "It has not been measured on scans from other collections; expect it to be worse there."
     )
     about = plain(texts.about_model(CheckpointInfo("org/model", "abc", "resnet18"), metrics))
     assert "right on 95.1 % of 1,311 test scans (95 % interval 93.9 % to 96.2 %)" in about
@@ -64,6 +65,13 @@ def test_trust_is_put_in_numbers_that_people_count():
 @pytest.mark.parametrize(("share", "text"), [(0.998, "more than 99 of 100"), (0.001, "fewer than 1 of 100")])
 def test_no_sample_shows_all_or_none(share, text):
     assert text in texts.trust("glioma", {"test": {"accuracy": {"value": share}}})
+
+
+def test_trust_names_the_worst_and_the_best_kind_of_scans_from_elsewhere():
+    shares = {"test": (0.99, 500), "web T1 tumor": (0.762, 105), "web T2 tumor": (0.926, 81), "few": (0.2, 17)}
+    kinds = {name: {"tumor_or_not": {"value": share, "n": n}} for name, (share, n) in shares.items()}
+    text = texts.trust("glioma", METRICS | {"shortcuts": {"kinds": kinds}})
+    assert text.endswith("On scans from other collections it told tumor from no tumor in 76 to 93 of 100.")
 
 
 def test_no_tumor_recognized_does_not_rule_one_out():

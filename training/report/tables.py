@@ -34,6 +34,8 @@ CHANGED_ANSWERS = {
     "by brightness": ("darker", "brighter", "less contrast"),
     "by inversion": ("inverted",),
 }
+# A kind of scans from another source has a row of its own in the README from this number of scans on.
+MIN_SCANS = 50
 # What a map that knows nothing of the model scores.
 CHANCE_ROWS = {"uniform": "The same evidence everywhere.", "center": "A soft blob in the middle of the image."}
 
@@ -73,20 +75,46 @@ def named_entries(test: dict, metric: str) -> dict[str, dict]:
     return {name: entry} if "value" in entry else {f"{name}, {label}": entry[label] for label in entry}
 
 
-def results_table(columns: dict[str, dict], metrics: Sequence[str]) -> str:
+def results_table(columns: dict[str, dict], metrics: Sequence[str], more: Sequence[Sequence[str]] = ()) -> str:
     """Return a table of test metrics; its caption names n, seed and the kind of interval.
 
     Args:
         columns: The content of one metrics.json per column, by the title of the column.
         metrics: Keys of `METRIC_NAMES`; a metric with a value per class gets a row for each class.
+        more: Further rows, put first.
     """
     tests = [column["test"] for column in columns.values()]
-    rows = []
+    rows = [*more]
     for metric in metrics:
         named = [named_entries(test, metric) for test in tests]
         names = dict.fromkeys(name for entries in named for name in entries)
         rows += [[name, *(with_interval(entries.get(name)) for entries in named)] for name in names]
     return f"{markdown_table(['Test images', *columns], rows)}\n\n{_results_caption(columns)}"
+
+
+def away_rows(columns: dict[str, dict]) -> list[list[str]]:
+    """Return rows for `results_table`: how often tumor and no tumor are told apart on scans from other sources."""
+    measured = [column.get("shortcuts", {}).get("kinds", {}) for column in columns.values()]
+    kinds = dict.fromkeys(
+        kind
+        for kinds in measured
+        for kind, shares in kinds.items()
+        if kind != "test" and shares["tumor_or_not"]["n"] >= MIN_SCANS
+    )
+    rows = []
+    for kind in kinds:
+        entries = [kinds[kind]["tumor_or_not"] if kind in kinds else None for kinds in measured]
+        n = next(entry["n"] for entry in entries if entry)
+        rows.append([f"Away: {_short(kind)} (n = {n})", *map(with_interval, entries)])
+    return rows
+
+
+def _short(kind: str) -> str:
+    """Shorten the name of a kind of scans: several classes together mean a tumor of unknown kind."""
+    source, *words = kind.split(" ")
+    if "or" in words:
+        words = [*filter(str.isupper, words), "tumor"]  # the sequence, where known
+    return f"{source}, {' '.join(words)}"
 
 
 def _results_caption(columns: dict[str, dict]) -> str:
