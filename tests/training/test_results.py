@@ -101,7 +101,8 @@ def test_scans_from_other_sources_have_rows_where_there_are_enough():
         ["Away: web, T2 tumor (n = 75)", "0.900 [0.890, 0.910]", "–"],
         ["Away: web, T1 glioma (n = 50)", "0.900 [0.890, 0.910]", "–"],
     ]
-    assert "| Away: web, T2 tumor (n = 75) |" in results_table(columns, ["accuracy"], away_rows(columns)).splitlines()[2]
+    first_row = results_table(columns, ["accuracy"], away_rows(columns)).splitlines()[2]
+    assert first_row.startswith("| Away: web, T2 tumor (n = 75) |")
     assert away_rows({"old": run_metrics()}) == []
 
 
