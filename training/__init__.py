@@ -1,0 +1,1 @@
+"""Train, measure and publish checkpoints. A file in this folder is a command; its subfolders are the steps."""

@@ -1,0 +1,1 @@
+"""Scans with their labels: sources, duplicates, splits, augmentation, batches."""

@@ -1,0 +1,1 @@
+"""Metrics, calibration, and how good the maps are."""

@@ -1,0 +1,1 @@
+"""Settings, model, losses and the training loop."""

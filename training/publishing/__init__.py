@@ -1,0 +1,1 @@
+"""What goes to the Hub, to the Space, or into the package."""

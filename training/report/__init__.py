@@ -1,0 +1,1 @@
+"""Model cards, tables and figures made from measured numbers."""
