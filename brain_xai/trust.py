@@ -17,7 +17,7 @@ from PIL import Image
 MESSAGES = {
     "not_brain_mri": "This does not look like a brain MRI. The answer means nothing.",
     "unusual_scan": "This scan is unlike those that the model was trained on. The answer may well be wrong.",
-    "low_margin": "Two answers are nearly as likely as each other.",
+    "low_margin": "This answer is not clear: a second one is likely, too.",
 }
 # A larger colored fraction means no scan: of 2,350 training scans, the most colored one (with notes on it) has .036.
 COLORED = 0.15
