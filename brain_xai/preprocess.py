@@ -27,7 +27,7 @@ MAX_VALUE = 1e30
 
 # A pixel is colored if its channels differ by more than this; JPEG alone makes smaller differences.
 COLOR_DIFFERENCE = 40
-# Under this name the fraction of colored pixels travels with the view, which is gray itself.
+# Under this name the fraction of colored pixels travels with the image once it is gray.
 COLOR_INFO = "color_share"
 
 # Other files that people try: (offset, first bytes, name).
@@ -99,7 +99,7 @@ def read_image(image: ImageSource) -> Image.Image:
             type, whose alpha channel is opaque at 255, 65535 or, for floats, 1.
 
     Returns:
-        The image in mode "L", in its own size.
+        The image in mode "L", in its own size; `info[COLOR_INFO]` is the fraction of pixels that were colored.
 
     Raises:
         UnreadableImage: If it is damaged, too large, too small, or not one image.
@@ -170,24 +170,15 @@ def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
     Raises:
         UnreadableImage: As `read_image` does.
     """
-    view = to_view(read_image(image), preprocessing)
-    view.info[COLOR_INFO] = color_share(image)
+    gray = read_image(image)
+    view = to_view(gray, preprocessing)
+    view.info[COLOR_INFO] = gray.info.get(COLOR_INFO, 0.0)
     return ModelInput(to_pixel_values(view, preprocessing), view)
 
 
-def color_share(image: ImageSource) -> float:
-    """Return the fraction of clearly colored pixels of a readable image, at 96 x 96 pixels. Scans are gray."""
-    if isinstance(image, np.ndarray):
-        if image.ndim < 3 or image.shape[2] < 3 or image.dtype != np.uint8:
-            return 0.0
-        image = Image.fromarray(image[..., :3])
-    if not isinstance(image, Image.Image):
-        with Image.open(image, formats=FORMATS) as opened:
-            return color_share(opened.copy())
-    if image.mode not in ("RGB", "RGBA", "P", "CMYK"):
-        return 0.0
-    small = image.convert("RGB").resize((96, 96), Image.Resampling.BILINEAR)
-    channels = np.asarray(small).astype(np.int16)
+def _color_share(image: Image.Image) -> float:
+    """Return the fraction of clearly colored pixels of an RGB image, at 96 x 96 pixels. Scans are gray."""
+    channels = np.asarray(image.resize((96, 96), Image.Resampling.BILINEAR)).astype(np.int16)
     return float((channels.max(axis=2) - channels.min(axis=2) > COLOR_DIFFERENCE).mean())
 
 
@@ -267,7 +258,12 @@ def _to_gray(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", layer.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, layer)
     # Through RGB, because palette and CMYK images have no direct conversion to gray that all Pillow versions share.
-    return image if image.mode == "L" else image.convert("RGB").convert("L")
+    if image.mode == "L":
+        return image  # if it was read before, its `info` still says how colored the original is
+    colors = image.convert("RGB")
+    gray = colors.convert("L")
+    gray.info[COLOR_INFO] = _color_share(colors)
+    return gray
 
 
 def _check_size(width: int, height: int) -> None:

@@ -65,6 +65,14 @@ def test_predict(client, scan, tiny):
     assert answer["seconds"] > 0
 
 
+def test_a_photograph_is_warned_about(client, tmp_path):
+    Image.new("RGB", (90, 90), (200, 90, 20)).save(tmp_path / "photo.png")
+    photo = handle_file(tmp_path / "photo.png")
+    answer = client.predict(image=photo, api_name="/predict")
+    _, _, facts = client.predict(image=photo, api_name="/explain")
+    assert [warning["code"] for warning in answer["warnings"] + facts["warnings"]] == ["not_brain_mri"] * 2
+
+
 @pytest.mark.parametrize(("method", "target"), [("grad_cam", "predicted"), ("occlusion", "pituitary")])
 def test_explain(method, target, client, scan, tiny):
     overlay, attribution, facts = client.predict(
