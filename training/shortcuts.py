@@ -19,7 +19,7 @@ from brain_xai.checkpoint.catalog import checkpoint_folder
 from brain_xai.classifier import Classifier
 from brain_xai.preprocess import read_image
 from training.data.duplicate_groups import duplicate_groups
-from training.data.other_sources import OtherScans, load_other, parse_source, split_other
+from training.data.other_sources import OtherScans, OtherSplits, load_other, parse_source, split_other
 from training.data.sources import DataError, Scans, load_scans
 from training.data.splits import Splits
 from training.evaluation.held_out import recorded_split
@@ -191,11 +191,23 @@ def held_out_kinds(
     parts = split_other(main, splits, other, sources, classifier.metrics["seed"], fraction)
     folders = {source.name: Path(source.folder) for source in sources}
     scored = {}
-    for kind, indices in kinds(other, classifier.label_names, parts.held_out).items():
+    unseen = never_trained_on(parts, splits, with_sources=bool(training.get("source")))
+    for kind, indices in kinds(other, classifier.label_names, unseen).items():
         files = [folders[other.sources[i]] / Path(other.files[i]).relative_to(other.sources[i]) for i in indices]
         answers = answer(classifier, other.pixels[indices])
         scored[kind] = Scored(answers, other.allowed[indices], parts.units[indices], files)
     return scored
+
+
+def never_trained_on(parts: OtherSplits, splits: Splits, with_sources: bool) -> np.ndarray:
+    """Return the held-out scans without a copy among the training images; int64 indices, ascending.
+
+    A run on several sources leaves such copies out of its training; one on the main data alone (not `with_sources`)
+    has trained on them.
+    """
+    trained = np.setdiff1d(splits.train, parts.purged) if with_sources else splits.train
+    of_other = parts.groups[len(parts.groups) - len(parts.units) :]
+    return parts.held_out[~np.isin(of_other[parts.held_out], parts.groups[trained])]
 
 
 def main() -> None:

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from tests.helpers.scans import LABELS, make_scan, write_scans
 from training.data.duplicate_groups import duplicate_groups
 from training.data.loader import BalancedSampler
-from training.data.other_sources import Source, label_ids, load_other, parse_source, split_other
+from training.data.other_sources import OtherSplits, Source, label_ids, load_other, parse_source, split_other
 from training.data.pool import make_pool
 from training.data.sources import DataError, load_scans
-from training.data.splits import SplitIdentity, TrainingData, split_scans
+from training.data.splits import SplitIdentity, Splits, TrainingData, split_scans
 from training.learning.losses import partly_known
 from training.learning.settings import TrainConfig, command_of, command_without_paths
+from training.shortcuts import never_trained_on
 
 SIZE = 32
 
@@ -193,3 +194,18 @@ def test_recorded_commands_keep_the_options_of_sources_but_no_path():
     assert command_without_paths(recorded) == (
         "accelerate launch training/train.py --source x:hold=0.5 y --frame --data-dir main"
     )
+
+
+def test_what_a_checkpoint_was_trained_on_measures_nothing():
+    # Main images 0-3 show the pictures 10-13, other scans 0-2 the pictures 11, 20 and 13.
+    splits = Splits(train=np.array([0, 1]), validation=np.array([2]), test=np.array([3]))
+    parts = OtherSplits(
+        train=np.array([], dtype=int),
+        validation=np.array([], dtype=int),
+        held_out=np.array([0, 1, 2]),
+        groups=np.array([10, 11, 12, 13, 11, 20, 13]),
+        purged=np.array([1]),
+        units=np.array([0, 1, 2]),
+    )
+    assert never_trained_on(parts, splits, with_sources=True).tolist() == [0, 1, 2]
+    assert never_trained_on(parts, splits, with_sources=False).tolist() == [1, 2]
