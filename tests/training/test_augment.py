@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.data.augment import augment, bias_field, hide_patches, noise, pose, resolution, tone_curve
+from training.data.augment import augment, bias_field, compression, hide_patches, noise, pose, resolution, tone_curve
 
 
 @pytest.fixture
@@ -74,6 +74,17 @@ def test_resolution_blurs_and_keeps_the_shape(images):
     blurred = resolution(images, 1.0)
     assert blurred.shape == images.shape
     assert blurred.std() < images.std()
+
+
+def test_compression_changes_a_smooth_image_little_and_more_with_strength():
+    smooth = torch.linspace(0, 1, 64).expand(8, 1, 64, 64).clone()
+    noisy = torch.rand(8, 1, 64, 64)
+    torch.manual_seed(0)
+    assert (compression(smooth, 1.0) - smooth).abs().max() < 0.05
+    torch.manual_seed(0)
+    weak = (compression(noisy, 0.0) - noisy).abs().mean()
+    torch.manual_seed(0)
+    assert weak < (compression(noisy, 1.0) - noisy).abs().mean() < 0.3
 
 
 def test_noise_has_a_deviation_of_up_to_four_percent():

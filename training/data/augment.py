@@ -1,12 +1,16 @@
-"""Augmentation of a batch that keeps the diagnosis: pose, intensity, sharpness, hidden patches.
+"""Augmentation of a batch that keeps the diagnosis: pose, intensity, sharpness, compression, hidden patches.
 
 The scans come from several scanners and sequences, and those without a tumor from others than the rest. Strong changes
 of intensity keep the model from recognizing classes by the appearance of their source.
 All random numbers come from torch's global CPU generator, which the training loop seeds before every batch.
 """
 
+import io
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 
 def augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
@@ -27,6 +31,7 @@ def augment(images: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
     images = sometimes(0.8, images, lambda x: tone_curve(x, strength))
     images = sometimes(0.5, images, lambda x: bias_field(x, strength))
     images = sometimes(0.3, images, lambda x: noise(x, strength))
+    images = sometimes(0.25, images, lambda x: compression(x, strength))
     return torch.cat([sometimes(0.5, images, hide_patches).clamp(0, 1), masks], dim=1)
 
 
@@ -93,6 +98,20 @@ def noise(images: torch.Tensor, strength: float) -> torch.Tensor:
     """Add Gaussian noise of up to 4 % of the range."""
     deviation = torch.rand(len(images), 1, 1, 1).mul(0.04 * strength)
     return images + (deviation * torch.randn(images.shape)).to(images.device)
+
+
+def compression(images: torch.Tensor, strength: float) -> torch.Tensor:
+    """Save each image as JPEG and read it again, with a quality from 95 down to 35: sources differ in their blocks."""
+    qualities = (95 - 60 * strength * torch.rand(len(images))).round().int().clamp(min=10).tolist()
+    pixels = images.clamp(0, 1).mul(255).round().byte().cpu().numpy()[:, 0]
+    changed = np.stack([_saved_as_jpeg(image, quality) for image, quality in zip(pixels, qualities, strict=True)])
+    return torch.from_numpy(changed)[:, None].to(images.device).float() / 255
+
+
+def _saved_as_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def hide_patches(images: torch.Tensor, grid: int = 8, share: float = 0.12) -> torch.Tensor:
