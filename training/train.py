@@ -65,12 +65,12 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
         accelerator.print(f"The run in {state.folder} is finished; there is nothing to resume.")
         return
     data = load_data(settings, accelerator)
-    state.set_split(data.identity)
     with accelerator.main_process_first():
         model, initial_weights = build_model(settings, data)
     accelerator.print(f"Initial weights: {initial_weights.init_from}")
     with accelerator.main_process_first():
         pool = make_pool(settings, data, accelerator.print)
+    state.set_data(data.identity, pool.fingerprint)
     loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
     teacher = load_teacher(settings, data.identity)
     training = prepare(settings, accelerator, model, pool, loaders, teacher)

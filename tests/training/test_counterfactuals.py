@@ -29,7 +29,7 @@ def pool() -> Pool:
     pixels = np.stack([head(True), head(True), head(False), head(False)])
     labels = np.array([TUMOR, TUMOR, HEALTHY, HEALTHY])
     sets = np.eye(2, dtype=bool)
-    return Pool(pixels, labels, sets, boxes, np.arange(4), np.arange(4), None, {}, HEALTHY)
+    return Pool(pixels, labels, sets, boxes, np.arange(4), np.arange(4), None, {}, HEALTHY, "")
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ def test_without_other_sources_the_pool_is_the_main_data(settings, main):
     assert pool.pixels is main.scans.pixels
     assert pool.train.tolist() == main.splits.train.tolist()
     assert pool.label_sets.tolist() == np.eye(4, dtype=bool).tolist()
+    assert pool.fingerprint != make_pool(settings, main, print).fingerprint
 
 
 def test_the_balanced_sampler_draws_by_the_root_of_the_distinct_images():

@@ -24,17 +24,17 @@ def interrupted(tmp_path):
     settings = TrainConfig(str(tmp_path / "run"), data_dir="scans", sizes="32:3")
     accelerator = new_accelerator(settings)
     state = TrainingState.open(settings, accelerator)
-    state.set_split(SPLIT)
+    state.set_data(SPLIT, "boxes")
     for epoch in (1, 2):
         state.history.append(row(epoch, 1 / 3))
         state.save(accelerator)
     return settings
 
 
-def resume(settings, split=SPLIT):
+def resume(settings, split=SPLIT, pool="boxes"):
     accelerator = new_accelerator(settings)
     state = TrainingState.open(replace(settings, resume=True), accelerator)
-    state.set_split(split)
+    state.set_data(split, pool)
     state.restore(accelerator)
     return state
 
@@ -66,6 +66,11 @@ def test_where_a_run_is_published_may_change(interrupted):
 def test_other_images_are_refused(interrupted):
     with pytest.raises(DataError, match="the split's fingerprint was abc, now def"):
         resume(interrupted, split=replace(SPLIT, fingerprint="def"))
+
+
+def test_other_boxes_or_sources_are_refused(interrupted):
+    with pytest.raises(DataError, match="the fingerprint of boxes and other sources was boxes, now more"):
+        resume(interrupted, pool="more")
 
 
 def test_another_number_of_processes_is_refused(interrupted):

@@ -1,7 +1,9 @@
 """The scans that training draws from: those of the main data, then those of other sources."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +29,8 @@ class Pool:
     `pixels` uint8 [n, S, S]; `labels` int64 [n], ids of `label_sets` bool [ids, classes]; `boxes` float32 [n, 4] in
     fractions of the pixels, or None; `groups` int64 [n] distinct images; `train` int64 indices; `cells` int64, the kind
     (label and source) of each of `train`, None without other sources; `validation` indices by kind, of other sources
-    only; `healthy` is the id of the class without a tumor, -1 if there is none.
+    only; `healthy` is the id of the class without a tumor, -1 if there is none; `fingerprint` is the hash of boxes and
+    other sources.
     """
 
     pixels: np.ndarray
@@ -39,6 +42,7 @@ class Pool:
     cells: np.ndarray | None
     validation: Mapping[str, np.ndarray]
     healthy: int
+    fingerprint: str
 
 
 def make_pool(settings: TrainConfig, data: TrainingData, report: Callable[[str], None]) -> Pool:
@@ -54,8 +58,8 @@ def make_pool(settings: TrainConfig, data: TrainingData, report: Callable[[str],
     if settings.counterfactuals and healthy < 0:
         raise DataError(f"--counterfactuals needs a class without a tumor, and there is no {settings.no_tumor_label}.")
     if not settings.source:
-        sets = np.eye(classes, dtype=bool)
-        return Pool(scans.pixels, scans.labels, sets, boxes, data.groups, splits.train, None, {}, healthy)
+        sets, fingerprint = np.eye(classes, dtype=bool), _fingerprint(settings)
+        return Pool(scans.pixels, scans.labels, sets, boxes, data.groups, splits.train, None, {}, healthy, fingerprint)
 
     sources = [parse_source(text) for text in settings.source]
     other = load_other(sources, scans, settings.no_tumor_label, settings.epoch_sizes[-1], settings.frame)
@@ -79,7 +83,14 @@ def make_pool(settings: TrainConfig, data: TrainingData, report: Callable[[str],
         cells=cells,
         validation=validation_kinds(other, parts, names, first),
         healthy=healthy,
+        fingerprint=_fingerprint(settings, other.fingerprint),
     )
+
+
+def _fingerprint(settings: TrainConfig, other: str = "") -> str:
+    """Return the hash of the file of boxes and of the other sources, whose own hash is `other`."""
+    boxes = Path(settings.boxes).read_bytes() if settings.boxes else b""
+    return hashlib.sha256(boxes + other.encode()).hexdigest()
 
 
 def validation_kinds(

@@ -72,12 +72,17 @@ class TrainingState:
         """The row of the best epoch: by macro-F1 on validation, together with the share right on other sources."""
         return max(self.history, key=lambda row: row["validation_macro_f1"] + row.get("validation_away", 0.0))
 
-    def set_split(self, split: SplitIdentity) -> None:
-        """Record the split; raises `DataError` if the run was started on other images."""
-        self._record["split"] = asdict(split)
+    def set_data(self, split: SplitIdentity, pool: str) -> None:
+        """Record the split, and the fingerprint of boxes and other sources.
+
+        Raises:
+            DataError: if the run was started on other images or boxes.
+        """
+        self._record |= {"split": asdict(split), "pool": pool}
         if self._saved is not None:
             before, now = (
                 {f"the split's {name}": value for name, value in record["split"].items()}
+                | {"the fingerprint of boxes and other sources": record["pool"]}
                 for record in (self._saved, self._record)
             )
             _refuse_differences(before, now)
