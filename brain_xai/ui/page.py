@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,31 +13,9 @@ from brain_xai.ui import api, handlers, texts
 from brain_xai.ui.examples import example_files
 from brain_xai.ui.handlers import PageUpdate, Question
 from brain_xai.ui.jobs import QUICK, SLOW
-from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS, is_isolated, sweeping
-
-# At five seconds a map the last visitor in a full queue waits for three minutes; longer queues would only time out.
-QUEUE = {"max_size": 40}
+from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
-
-# Everything that Gradio by default keeps, counts or reveals about visitors is off.
-LAUNCH = {
-    "enable_monitoring": False,
-    "run_history": False,
-    "show_error": False,  # messages of unexpected errors name files
-    "ssr_mode": False,
-    "footer_links": ["api"],
-    # Above our own limit of 20 MB, so that a file of 50 MB is refused with our sentence instead of "413".
-    "max_file_size": "64mb",
-    "state_session_capacity": 1000,
-    "css_paths": Path(__file__).with_name("style.css"),
-    "theme": gr.themes.Default(  # system fonts: the page loads nothing from other servers
-        primary_hue="teal",  # orange and blue have a meaning here
-        text_size="lg",
-        font=["system-ui", "Segoe UI", "Roboto", "sans-serif"],
-        font_mono=["ui-monospace", "Consolas", "monospace"],
-    ),
-}
 
 # These events are not part of the API. Images skip Gradio's decoder, which clips 16 bits and hides errors.
 PRIVATE = {"api_visibility": "private", "preprocess": False}
@@ -71,17 +48,7 @@ def build_page() -> gr.Blocks:
         _wire(page, components)
         api.add_endpoints()
     api.refuse_unreadable_calls(page)
-    return page.queue(**QUEUE)
-
-
-def launch(page: gr.Blocks, **settings: Any) -> tuple:
-    """Serve a page with `LAUNCH` and Gradio's own `settings`, such as a port.
-
-    Returns what Gradio's `launch` does. Raises `RuntimeError` if the page was built without `isolate_upload_folder`.
-    """
-    if not is_isolated(page.GRADIO_CACHE):
-        raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
-    return page.launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
+    return page
 
 
 def _input_column() -> Components:

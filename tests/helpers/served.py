@@ -18,8 +18,9 @@ import torch
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
 from brain_xai.ui.handlers import warm_up
-from brain_xai.ui.page import build_page, launch
+from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import isolate_upload_folder
+from brain_xai.ui.serving import launch
 
 METRICS = {
     "split": "purged",

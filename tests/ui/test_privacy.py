@@ -19,8 +19,9 @@ from PIL import ImageChops
 
 from brain_xai.ui import api
 from brain_xai.ui.examples import phantoms
-from brain_xai.ui.page import build_page, launch
+from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
+from brain_xai.ui.serving import launch
 from tests.helpers.scans import LABELS, make_scan
 from tests.helpers.served import free_port, served, upload, wait_until
 

@@ -1,0 +1,40 @@
+"""How the page is served: Gradio's settings, its queue, its limits."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from brain_xai.ui.privacy import is_isolated, sweeping
+
+# At five seconds a map the last visitor in a full queue waits for three minutes; longer queues would only time out.
+QUEUE = {"max_size": 40}
+
+# Everything that Gradio by default keeps, counts or reveals about visitors is off.
+LAUNCH = {
+    "enable_monitoring": False,
+    "run_history": False,
+    "show_error": False,  # messages of unexpected errors name files
+    "ssr_mode": False,
+    "footer_links": ["api"],
+    # Above our own limit of 20 MB, so that a file of 50 MB is refused with our sentence instead of "413".
+    "max_file_size": "64mb",
+    "state_session_capacity": 1000,
+    "css_paths": Path(__file__).with_name("style.css"),
+    "theme": gr.themes.Default(  # system fonts: the page loads nothing from other servers
+        primary_hue="teal",  # orange and blue have a meaning here
+        text_size="lg",
+        font=["system-ui", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
+    ),
+}
+
+
+def launch(page: gr.Blocks, **settings: Any) -> tuple:
+    """Serve a page with `LAUNCH`, `QUEUE`, and Gradio's own `settings`, such as a port.
+
+    Returns what Gradio's `launch` does. Raises `RuntimeError` if the page was built without `isolate_upload_folder`.
+    """
+    if not is_isolated(page.GRADIO_CACHE):
+        raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
+    return page.queue(**QUEUE).launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
