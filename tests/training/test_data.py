@@ -120,7 +120,7 @@ def test_purged_removes_copies_of_test_images_and_nothing_else(tmp_path):
     assert len(splits.test) == 8
 
 
-@pytest.mark.parametrize("split", ["purged", "official", "grouped"])
+@pytest.mark.parametrize("split", ["purged", "official", "grouped", "fold:1/2"])
 def test_splits_are_disjoint_by_group_and_repeatable(split):
     random = np.random.default_rng(0)
     groups = random.integers(0, 150, 400)
@@ -134,7 +134,7 @@ def test_splits_are_disjoint_by_group_and_repeatable(split):
     assert not sets["train"] & sets["validation"]
     if split != "official":
         assert not sets["test"] & (sets["train"] | sets["validation"])
-    if split == "grouped":
+    if split in ("grouped", "fold:1/2"):
         assert len(np.concatenate(list(vars(splits).values()))) == 400
     other = split_scans(scans, groups, split, seed=4)
     assert not np.array_equal(splits.validation, other.validation)
@@ -155,6 +155,24 @@ def test_images_with_two_labels_are_not_trained_on():
     groups[1] = 0  # one image, labeled glioma and meningioma
     splits = split_scans(scans, groups, "purged")
     assert not {0, 1} & set(np.concatenate([splits.train, splits.validation]).tolist())
+
+
+def test_the_test_sets_of_all_folds_hold_every_image_once_and_keep_groups_and_class_shares():
+    labels = [0] * 40 + [1] * 40 + [2] * 20 + [3] * 20
+    scans = made_up(labels, ["train"] * 120)
+    groups = np.arange(120) // 2  # pairs of copies
+    tests = [split_scans(scans, groups, f"fold:{fold}/5").test for fold in range(1, 6)]
+    assert sorted(np.concatenate(tests).tolist()) == list(range(120))
+    for test in tests:
+        assert np.bincount(scans.labels[test]).tolist() == [8, 8, 4, 4]
+        assert np.bincount(groups[test], minlength=60).max() == 2
+        assert len(np.unique(groups[test])) == 12
+
+
+@pytest.mark.parametrize("split", ["fold:0/5", "fold:6/5", "fold:1/1", "fold:x/5"])
+def test_a_fold_that_does_not_exist_is_refused(split):
+    with pytest.raises(DataError, match=r"no split .* fold:1/5"):
+        split_scans(made_up([0, 1, 2, 3] * 10, ["train"] * 40), np.arange(40), split)
 
 
 def test_an_unknown_split_is_refused():

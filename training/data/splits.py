@@ -1,5 +1,6 @@
 """Train, validation and test splits without leaks, and how to recognize a split."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from training.data.duplicate_groups import conflicting_groups
 from training.data.sources import DataError, Scans
 
 SPLITS = ("purged", "official", "grouped")
+FOLD = re.compile(r"fold:(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def split_scans(
         groups: int64 [n], their duplicate groups.
         split: "purged" keeps the official test set and removes training images that share a group with it.
             "official" is the split as published, with its leak, for comparison only. "grouped" draws the test set by
-            duplicate group, too.
+            duplicate group, too. "fold:2/5" takes the second of five parts of all groups, stratified by class, as the
+            test set; the five test sets are disjoint and hold every image.
         seed: Seed of everything that is drawn.
         validation_fraction: Fraction of each class's remaining groups.
         test_fraction: Fraction of each class's groups, with "grouped".
@@ -82,19 +85,19 @@ def split_scans(
     Raises:
         DataError: if the split is unknown, the data has no test folder, or a set would lack a class.
     """
-    if split not in SPLITS:
-        raise DataError(f"There is no split {split!r}. Use one of: {', '.join(SPLITS)}.")
+    fold = parse_split(split)
     random = np.random.default_rng(seed)
-    is_test = scans.official_split == "test"
-    if split == "grouped":
+    if fold:
+        test = _fold(random, groups, scans.labels, *fold)
+    elif split == "grouped":
         test = _draw_groups(random, np.arange(len(groups)), groups, scans.labels, test_fraction)
-        remaining = np.setdiff1d(np.arange(len(groups)), test)
-    elif is_test.any():
-        test, remaining = np.flatnonzero(is_test), np.flatnonzero(~is_test)
-        if split == "purged":
-            remaining = remaining[~np.isin(groups[remaining], groups[test])]
     else:
-        raise DataError(f"This data has no Testing folder, so there is no {split} split. Use --split grouped.")
+        test = np.flatnonzero(scans.official_split == "test")
+        if len(test) == 0:
+            raise DataError(f"This data has no Testing folder, so there is no {split} split. Use --split grouped.")
+    remaining = np.setdiff1d(np.arange(len(groups)), test)
+    if split == "purged":
+        remaining = remaining[~np.isin(groups[remaining], groups[test])]
     remaining = remaining[~np.isin(groups[remaining], conflicting_groups(groups, scans.labels))]
     validation = _draw_groups(random, remaining, groups, scans.labels, validation_fraction)
     train = np.setdiff1d(remaining, validation)
@@ -104,6 +107,25 @@ def split_scans(
             names = ", ".join(scans.label_names[i] for i in sorted(missing))
             raise DataError(f"The {name} split has no image of: {names}. Add images or change the fractions.")
     return Splits(train, validation, test)
+
+
+def parse_split(split: str) -> tuple[int, int] | None:
+    """Return (fold, folds) of a split such as "fold:2/5", None of any other kind; raises `DataError` if unknown."""
+    found = FOLD.fullmatch(split)
+    if found:
+        fold, folds = map(int, found.groups())
+        if folds >= 2 and 1 <= fold <= folds:
+            return fold, folds
+    if split not in SPLITS:
+        raise DataError(f"There is no split {split!r}. Use one of: {', '.join(SPLITS)}, fold:1/5.")
+    return None
+
+
+def _fold(random: np.random.Generator, groups: np.ndarray, labels: np.ndarray, fold: int, folds: int) -> np.ndarray:
+    """Return the images of one fold: of each class's groups, in an order drawn by seed, every `folds`-th one."""
+    ids, first = np.unique(groups, return_index=True)
+    drawn = [random.permutation(ids[labels[first] == label])[fold - 1 :: folds] for label in np.unique(labels[first])]
+    return np.flatnonzero(np.isin(groups, np.concatenate(drawn)))
 
 
 def _draw_groups(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.sources import DataError
+from training.data.splits import parse_split
 
 # Where a run writes and what it publishes: fields that do not change the result.
 OUTPUT_FIELDS = ("output_dir", "resume", "push_to_hub", "private", "revision")
@@ -25,7 +26,7 @@ class TrainConfig:
     data_dir: str | None = field(default=None, metadata={"help": "Folder with Training/<class> and Testing/<class>."})
     dataset: str | None = field(default=None, metadata={"help": "Data set on the Hub, instead of --data-dir."})
     kaggle: str | None = field(default=None, metadata={"help": "Data set on Kaggle, owner/name (needs kagglehub)."})
-    split: Literal["purged", "official", "grouped"] = "purged"
+    split: str = field(default="purged", metadata={"help": "purged, official, grouped, or one of K folds: fold:1/5."})
     validation_fraction: float = field(default=0.1, metadata={"help": "Fraction of the training images held out."})
     test_fraction: float = field(default=0.15, metadata={"help": "Fraction of all images, with --split grouped."})
     no_tumor_label: str = field(default="notumor", metadata={"help": "Class of healthy heads, for the miss rate."})
@@ -79,6 +80,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Fail before the data is read, not after."""
+        parse_split(self.split)
         _parse_sizes(self.sizes)
         _parse_model_args(self.model_args)
         if self.counterfactuals and not self.boxes:
