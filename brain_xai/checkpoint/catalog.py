@@ -43,6 +43,14 @@ def checkpoint_folder(checkpoint: str) -> Path | None:
     return snapshot.folder if snapshot else None
 
 
+def examples_folder(checkpoint: str) -> Path | None:
+    """Return the folder of a checkpoint's example images; the bundled checkpoints share one."""
+    if checkpoint.startswith("bundled/"):
+        return BUNDLED / "examples"
+    folder = checkpoint_folder(checkpoint)
+    return folder / "examples" if folder else None
+
+
 def is_on_hub(checkpoint: str) -> bool:
     """Return whether an id names a repository on the Hub: neither a bundled checkpoint nor a local folder."""
     return not checkpoint.startswith("bundled/") and not Path(checkpoint).is_dir()

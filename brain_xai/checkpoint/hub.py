@@ -14,8 +14,8 @@ from brain_xai.checkpoint.schema import PICKLES, WEIGHTS_NAME, CheckpointError, 
 from brain_xai.classifier import PredictionWarning
 
 # Besides the weights, only these files and the example images are downloaded: never a pickle, never code.
-TEXT_FILES = ("config.json", "metrics.json", "explanations.json", "README.md")
-EXAMPLE_NAME = re.compile(r"examples/[\w.-]+\.png", re.ASCII)
+TEXT_FILES = ("config.json", "metrics.json", "official.json", "explanations.json", "README.md", "examples/cases.csv")
+EXAMPLE_NAME = re.compile(r"examples/[\w.-]+\.(?:png|jpg)", re.ASCII)
 MAX_SMALL_BYTES = 5_000_000
 MAX_SMALL_FILES = 50
 # Timeout of one Hub request; the client's defaults (10 s, five retries) would block for half a minute.

@@ -10,7 +10,7 @@ from gradio.blocks import Block
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
 from brain_xai.ui import api, handlers, texts
-from brain_xai.ui.examples import example_files
+from brain_xai.ui.cases import example_files
 from brain_xai.ui.handlers import PageUpdate, Question
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 import brain_xai
-from brain_xai.ui.examples import phantoms
+from brain_xai.ui.phantoms import phantoms
 from tests.helpers.served import served
 from training.report.readme_figure import FIGURE, readme_figure
 from training.results import main

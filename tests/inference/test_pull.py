@@ -40,6 +40,7 @@ def files(tmp_path_factory) -> dict[str, bytes]:
     save_tiny_checkpoint(folder, LABELS)
     (folder / "examples").mkdir()
     make_scan("glioma", 0).save(folder / "examples" / "glioma.png")
+    (folder / "examples" / "cases.csv").write_text("file,label\nglioma.png,glioma\n")
     return files_of(folder)
 
 
@@ -124,7 +125,13 @@ def test_only_needed_files_are_downloaded(hub, files, repo):
     publish(hub, repo, files | {"code.py": b"", "optimizer.bin": b"", "figures/curves.png": b"", "more/x.json": b"{}"})
     load_checkpoint(repo)
     folder = checkpoint_folder(repo)
-    assert set(files_of(folder)) == {"config.json", "model.safetensors", "metrics.json", "examples/glioma.png"}
+    assert set(files_of(folder)) == {
+        "config.json",
+        "model.safetensors",
+        "metrics.json",
+        "examples/cases.csv",
+        "examples/glioma.png",
+    }
 
 
 def test_of_many_examples_only_some_are_downloaded(hub, files, repo):

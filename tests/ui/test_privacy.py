@@ -18,7 +18,6 @@ from gradio_client import Client, handle_file
 from PIL import ImageChops
 
 from brain_xai.ui import api
-from brain_xai.ui.examples import phantoms
 from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
 from brain_xai.ui.serving import launch
@@ -33,6 +32,7 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length"
 def app(tiny):
     (Path(tiny) / "examples").mkdir()
     make_scan("pituitary", 5).save(Path(tiny) / "examples" / "pituitary.png")
+    (Path(tiny) / "examples" / "cases.csv").write_text("file,label\npituitary.png,pituitary\n")
     with served(tiny) as page_and_address:
         yield page_and_address
 
@@ -90,12 +90,9 @@ def test_phantoms_say_what_they_are():
     assert all(np.asarray(image)[-22:].max() > 150 for image in images)  # the words on the image
 
 
-def test_the_page_offers_phantoms_and_the_scans_of_its_checkpoints(page):
+def test_the_page_offers_the_cases_of_its_checkpoints(page):
     [dataset] = [block for block in page.blocks.values() if isinstance(block, gr.Dataset)]
-    names = [Path(sample[0]["path"]).name for sample in dataset.samples]
-    assert names[-1] == "pituitary.png"
-    assert all("synthetic phantom" in name for name in names[:-1])
-    assert len(names) == len(phantoms()) + 1
+    assert [Path(sample[0]["path"]).name for sample in dataset.samples] == ["pituitary.png"]
 
 
 def test_after_sweeping_only_the_examples_are_left_and_the_app_works_on(page, client, address, scan):
@@ -105,7 +102,7 @@ def test_after_sweeping_only_the_examples_are_left_and_the_app_works_on(page, cl
     folder = Path(page.app.uploaded_file_dir)
     assert wait_until(lambda: [path for path in folder.iterdir() if path.is_file()])
     examples = {file for block in page.blocks.values() for file in block.keep_in_cache}
-    assert len(examples) == len(phantoms()) + 1
+    assert len(examples) == 1
     sweep(folder, examples, seconds=3600)
     assert list(folder.rglob("scan.png"))  # too young
     sweep(folder, examples, seconds=-1)

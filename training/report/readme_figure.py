@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from brain_xai import METHODS, Classifier, draw_overlay, explain, load_checkpoint
 from brain_xai.overlay import BAR_HEIGHT
-from brain_xai.ui.examples import phantoms
+from brain_xai.ui.phantoms import phantoms
 
 # In the package, not beside this program, because the Space's README shows it, too.
 FIGURE = Path(__file__).parents[2] / "brain_xai" / "ui" / "readme.png"

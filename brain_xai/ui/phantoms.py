@@ -1,13 +1,7 @@
-"""The images a visitor can click on: synthetic phantoms, and the scans that come with the checkpoints."""
-
-from collections.abc import Iterable
+"""Drawings of a head, for tests and where a checkpoint brings no cases."""
 
 import numpy as np
-from gradio.processing_utils import save_pil_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-
-from brain_xai.checkpoint.catalog import checkpoint_folder
 
 SIDE = 256
 # (caption, (x, y, radius) of the bright spot as fractions of the side)
@@ -21,14 +15,6 @@ PHANTOMS = (
 def phantoms() -> list[tuple[str, Image.Image]]:
     """Return (caption, image) pairs; each image (mode "L", 256 x 256) also says in writing that it is synthetic."""
     return [(caption, _draw(spot)) for caption, spot in PHANTOMS]
-
-
-def example_files(checkpoints: Iterable[str]) -> list[str]:
-    """Return the paths of the phantoms and of the example scans in the folders of `checkpoints`."""
-    upload_folder = get_upload_folder()
-    drawings = [save_pil_to_cache(image, upload_folder, name=caption, format="png") for caption, image in phantoms()]
-    folders = [folder for folder in map(checkpoint_folder, checkpoints) if folder is not None]
-    return drawings + [str(scan) for folder in folders for scan in sorted((folder / "examples").glob("*.png"))]
 
 
 def _draw(spot: tuple[float, float, float] | None) -> Image.Image:
