@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from brain_xai import load_checkpoint
 from brain_xai.checkpoint.catalog import BUNDLED, bundled_checkpoints, examples_folder
@@ -126,6 +126,13 @@ def test_without_cases_there_are_phantoms(tmp_path):
     cases = cases_of([str(tmp_path)])
     assert [case.caption for case in cases] == [caption for caption, _ in phantoms()]
     assert all(Path(case.file).is_file() and case.label == "" for case in cases)
+
+
+def test_phantoms_say_what_they_are():
+    images = [image for _, image in phantoms()]
+    assert all("synthetic phantom" in caption for caption, _ in phantoms())
+    assert ImageChops.difference(images[0], images[1]).getbbox()
+    assert all(np.asarray(image)[-22:].max() > 150 for image in images)  # the words on the image
 
 
 def test_a_verdict_follows_from_the_answer():

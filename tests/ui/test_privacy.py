@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
-from PIL import ImageChops
 
 from brain_xai.ui import api
 from brain_xai.ui.page import build_page
@@ -83,13 +82,6 @@ def test_nothing_can_be_shared_with_a_public_site(page):
     assert not [kind for kind, shown in buttons if "share" in shown]
 
 
-def test_phantoms_say_what_they_are():
-    images = [image for _, image in phantoms()]
-    assert all("synthetic phantom" in caption for caption, _ in phantoms())
-    assert ImageChops.difference(images[0], images[1]).getbbox()
-    assert all(np.asarray(image)[-22:].max() > 150 for image in images)  # the words on the image
-
-
 def test_the_page_offers_the_cases_of_its_checkpoints(page):
     [dataset] = [block for block in page.blocks.values() if isinstance(block, gr.Dataset)]
     assert [Path(sample[0]["path"]).name for sample in dataset.samples] == ["pituitary.png"]
@@ -124,7 +116,7 @@ def test_the_app_sweeps_by_itself(tiny, scan, monkeypatch):
         [path] = httpx.post(f"{address}gradio_api/upload", files={"files": scan.read_bytes()}).json()
         assert Path(path).is_relative_to(page.app.uploaded_file_dir)
         assert wait_until(lambda: not Path(path).parent.exists())
-        assert len(list(Path(page.app.uploaded_file_dir).rglob("*.png"))) >= len(phantoms())
+        assert len(list(Path(page.app.uploaded_file_dir).rglob("*.png"))) >= 1
 
 
 def test_an_image_deleted_in_the_meantime_is_asked_for_again(app, tmp_path):
