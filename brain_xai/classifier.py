@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from brain_xai.preprocess import COLOR_INFO, ModelInput, Preprocessing, prepare, to_pixel_values
+from brain_xai.doubts import Map, disagreement, evidence_against
+from brain_xai.forward import ModelOutput, class_grids, run
+from brain_xai.forward import linear_head as _linear_head
+from brain_xai.preprocess import COLOR_INFO, ModelInput, Preprocessing, prepare
 from brain_xai.trust import COLORED, MESSAGES, Trust, describe_view
 
 
@@ -84,6 +87,7 @@ class Classifier:
         metrics: The content of metrics.json, {} without one.
         explanations: The content of explanations.json (how good the maps are), {} without one.
         trust: What tells images apart that are unlike the training scans, None if it was not fitted.
+        no_tumor_label: The label of the healthy class, None if there is none or nobody knows.
         warnings: What is to be known about the checkpoint (e.g. "Hub unreachable"); every prediction repeats it.
         facts: Filled in by itself: what was computed about `model`, shared by `dataclasses.replace(classifier, ...)`.
     """
@@ -97,6 +101,7 @@ class Classifier:
     metrics: Mapping = field(default_factory=dict)
     explanations: Mapping = field(default_factory=dict)
     trust: Trust | None = None
+    no_tumor_label: str | None = None
     warnings: tuple[PredictionWarning, ...] = ()
     facts: ModelFacts | None = field(default=None, repr=False)
 
@@ -136,6 +141,10 @@ class Classifier:
         """
         return self.model(self.to_device(pixel_values)).float().cpu()
 
+    def forward(self, pixel_values: torch.Tensor) -> ModelOutput:
+        """Run the model once on normalized images, float [N, 3, H, W] on any device."""
+        return run(self.model, self.to_device(pixel_values))
+
     def predict(self, image: Image.Image | np.ndarray | str | os.PathLike) -> Prediction:
         """Classify one image.
 
@@ -149,28 +158,43 @@ class Classifier:
             UnreadableImage: The image cannot be used; the message says why and what to do.
         """
         model_input = self.prepare(image)
-        return self.prediction(self.logits(model_input.pixel_values)[0], model_input.view)
+        return self.prediction(self.forward(model_input.pixel_values), model_input.view)
 
-    @torch.inference_mode()
-    def features(self, view: Image.Image) -> np.ndarray:
-        """Return what `trust` compares images by: the model's pooled features and plain measures, float32 [d]."""
-        pixel_values = self.to_device(to_pixel_values(view, self.preprocessing))
-        pooled = self.model.forward_head(self.model.forward_features(pixel_values), pre_logits=True)
-        return np.concatenate([pooled[0].float().cpu().numpy().ravel(), describe_view(view)])
-
-    def prediction(self, logits: torch.Tensor, view: Image.Image | None = None) -> Prediction:
-        """Turn the logits [classes] of one image into a `Prediction`; its `view` adds warnings about the image."""
-        probabilities = torch.softmax(logits.double() / self.temperature, dim=0).tolist()
+    def prediction(self, output: ModelOutput, view: Image.Image) -> Prediction:
+        """Turn the forward pass of one image and its view into a `Prediction` with warnings."""
+        probabilities = torch.softmax(output.logits[0].double() / self.temperature, dim=0).tolist()
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
-        warnings = self.warnings
-        if view is not None:
-            warnings += tuple(PredictionWarning(code, MESSAGES[code]) for code in self._codes(view, probabilities))
+        warnings = self.warnings + _warnings(self._codes(output, view, probabilities))
         return Prediction(by_label, label, warnings, self.info)
 
-    def _codes(self, view: Image.Image, probabilities: list[float]) -> list[str]:
+    @torch.inference_mode()
+    def features(self, output: ModelOutput, view: Image.Image) -> np.ndarray:
+        """Return what `trust` compares images by: the model's pooled features and plain measures, float32 [d]."""
+        pooled = self.model.forward_head(output.features, pre_logits=True)
+        return np.concatenate([pooled[0].float().cpu().numpy().ravel(), describe_view(view)])
+
+    def evidence_against(self, output: ModelOutput) -> float:
+        """Return the strongest evidence against a recognized "no tumor" in its Grad-CAM, in multiples of its scale.
+
+        Returns:
+            At least 0; 0 if the answer is another one, or if Grad-CAM would need more than the forward pass at hand.
+        """
+        scale, answer = self.attribution_scale.get("grad_cam"), int(output.logits[0].argmax())
+        if self.label_names[answer] != self.no_tumor_label or scale is None or linear_head(self) is None:
+            return 0.0
+        return evidence_against(class_grids(output, linear_head(self))[0, answer].float().cpu().numpy(), scale)
+
+    def disagreement_warnings(self, explanations: Sequence[Map]) -> tuple[PredictionWarning, ...]:
+        """Return the warning that the maps of several methods, of one class on one image, disagree; else nothing."""
+        limit, value = self.trust.methods_disagree if self.trust else None, disagreement(explanations)
+        return () if limit is None or value is None or value < limit else _warnings(["methods_disagree"])
+
+    def _codes(self, output: ModelOutput, view: Image.Image, probabilities: list[float]) -> list[str]:
         """Return the codes of the warnings about one image."""
-        codes = [] if self.trust is None else self.trust.codes(self.features(view), probabilities)
+        codes = []
+        if self.trust is not None:
+            codes = self.trust.codes(self.features(output, view), probabilities, self.evidence_against(output))
         if view.info.get(COLOR_INFO, 0.0) > COLORED:
             codes = ["not_brain_mri", *(code for code in codes if code not in ("not_brain_mri", "unusual_scan"))]
         return codes
@@ -201,6 +225,10 @@ class Classifier:
         return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
+def _warnings(codes: list[str]) -> tuple[PredictionWarning, ...]:
+    return tuple(PredictionWarning(code, MESSAGES[code]) for code in codes)
+
+
 def model_fact(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a function of a classifier and hashable arguments: it is computed once per model, size and device.
 
@@ -226,3 +254,10 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 @model_fact
 def _private_copy(classifier: Classifier) -> torch.nn.Module:
     return copy.deepcopy(classifier.model).requires_grad_(True)
+
+
+@model_fact
+def linear_head(classifier: Classifier) -> torch.nn.Linear | None:
+    """Return the classifier layer if logits == linear(global average pooling), checked numerically; else None."""
+    noise = torch.randn(2, 3, *classifier.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    return _linear_head(classifier.model, classifier.to_device(noise))

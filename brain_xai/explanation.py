@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from brain_xai.classifier import Classifier, Prediction
+from brain_xai.forward import ModelOutput
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
 from brain_xai.methods.request import Progress, Request, no_progress
@@ -123,16 +124,16 @@ def explain(
     chosen = _choose(classifier, method, engine, settings)
     progress = progress or no_progress
     prepared = classifier.prepare(image)
-    together = chosen.attribute_all_classes(classifier, prepared.pixel_values) if engine == "auto" else None
-    logits = together[0] if together else classifier.logits(prepared.pixel_values)[0]
-    index = classifier.target_index(target, logits)
+    output = classifier.forward(prepared.pixel_values)
+    index = classifier.target_index(target, output.logits[0])
+    together = chosen.attribute_all_classes(classifier, output) if engine == "auto" else None
     if together:
-        attribution, used = together[1][index], together[2]
+        attribution, used = together[0][index], together[1]
         progress(1, 1)
     else:
         request = Request(classifier, prepared.pixel_values, index, progress, engine)
         attribution, used = chosen.attribute(request, **settings)
-    return _explanation(classifier, chosen, prepared.view, index, logits, (attribution, used))
+    return _explanation(classifier, chosen, prepared.view, index, output, (attribution, used))
 
 
 @torch.inference_mode(False)
@@ -165,15 +166,16 @@ def explain_all(
     """
     chosen = _choose(classifier, method, engine, settings)
     prepared = classifier.prepare(image)
-    together = chosen.attribute_all_classes(classifier, prepared.pixel_values) if engine == "auto" else None
+    output = classifier.forward(prepared.pixel_values)
+    together = chosen.attribute_all_classes(classifier, output) if engine == "auto" else None
     if together is None:
         return {
             label: explain(classifier, image, method, label, engine=engine, **settings)
             for label in classifier.label_names
         }
-    logits, attributions, used = together
+    attributions, used = together
     return {
-        label: _explanation(classifier, chosen, prepared.view, index, logits, (attributions[index], used))
+        label: _explanation(classifier, chosen, prepared.view, index, output, (attributions[index], used))
         for index, label in enumerate(classifier.label_names)
     }
 
@@ -229,7 +231,7 @@ def _explanation(
     method: Method,
     view: Image.Image,
     target: int,
-    logits: torch.Tensor,
+    output: ModelOutput,
     map_and_settings: tuple[np.ndarray, dict],
 ) -> Explanation:
     attribution, settings = map_and_settings
@@ -242,6 +244,6 @@ def _explanation(
         unit=method.unit,
         signed=method.signed,
         view=view,
-        prediction=classifier.prediction(logits, view),
+        prediction=classifier.prediction(output, view),
         settings=settings,
     )

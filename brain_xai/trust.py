@@ -8,7 +8,7 @@ Reference: Lee et al. 2018, "A simple unified framework for detecting out-of-dis
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ MESSAGES = {
     "not_brain_mri": "This does not look like a brain MRI. The answer means nothing.",
     "unusual_scan": "This scan is unlike those that the model was trained on. The answer may well be wrong.",
     "low_margin": "This answer is not clear: a second one is likely, too.",
+    "evidence_against": 'One part of this scan speaks strongly against "no tumor". A tumor is possible.',
+    "methods_disagree": "The methods point to different places. Do not rely on any one of these maps.",
 }
 # A larger colored fraction means no scan: of 2,350 training scans, the most colored one (with notes on it) has .036.
 COLORED = 0.15
@@ -25,6 +27,10 @@ COLORED = 0.15
 DARK = 16
 # How many numbers `describe_view` returns.
 MEASURES = 8
+
+# Fields of `Trust` in a checkpoint; a threshold that is left out stands for a warning that is never given.
+REQUIRED = ("mean", "scale", "axes", "spread", "residual", "centers", "unusual", "not_brain_mri")
+OPTIONAL = ("low_margin", "evidence_against", "methods_disagree")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,11 @@ class Trust:
         unusual: Distance from which a scan is unusual.
         not_brain_mri: Distance from which an image is no brain MRI.
         low_margin: Difference of the two highest probabilities below which a call is close.
+        evidence_against: Multiple of the map's scale from which evidence against "no tumor" is strong; see `doubts`.
+        methods_disagree: Share of methods from which they disagree; see `doubts`.
+        false_alarms: {code: {"value", "low", "high", "n"}}, how often each warning is wrong on validation scans.
+
+    A warning whose threshold is None is never given.
     """
 
     mean: np.ndarray
@@ -51,7 +62,10 @@ class Trust:
     centers: np.ndarray
     unusual: float
     not_brain_mri: float
-    low_margin: float
+    low_margin: float | None = None
+    evidence_against: float | None = None
+    methods_disagree: float | None = None
+    false_alarms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Return how far images lie from the nearest kind of training scan.
@@ -68,28 +82,33 @@ class Trust:
         within = (((along[:, None] - self.centers[None]) / self.spread) ** 2).mean(axis=2).min(axis=1)
         return np.sqrt((within + rest**2) / 2)
 
-    def codes(self, features: np.ndarray, probabilities: list[float]) -> list[str]:
+    def codes(self, features: np.ndarray, probabilities: list[float], evidence_against: float = 0.0) -> list[str]:
         """Return the codes of the warnings for one image with `features` [d]."""
         distance, codes = float(self.distance(features[None])[0]), []
         if distance >= self.unusual:
             codes.append("not_brain_mri" if distance >= self.not_brain_mri else "unusual_scan")
         highest = sorted(probabilities)[-2:]
-        if highest[-1] - highest[0] < self.low_margin:
+        if self.low_margin is not None and highest[-1] - highest[0] < self.low_margin:
             codes.append("low_margin")
+        if self.evidence_against is not None and evidence_against >= self.evidence_against:
+            codes.append("evidence_against")
         return codes
 
     def to_json(self) -> dict:
         """Return the content as plain numbers of six digits."""
         return {
-            name: float(value) if np.isscalar(value) else _rounded(value).tolist()
+            name: _rounded(value).tolist() if isinstance(value, np.ndarray) else value
             for name, value in asdict(self).items()
+            if value is not None
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trust":
         """Read what `to_json` has written; raises `ValueError` if it is anything else."""
         try:
-            read = {field.name: np.asarray(content[field.name], dtype=float) for field in fields(cls)}
+            false_alarms = _measured(content.get("false_alarms", {}))
+            read = {name: np.asarray(content[name], dtype=float) for name in REQUIRED}
+            read |= {name: np.asarray(content[name], dtype=float) for name in OPTIONAL if name in content}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"trust in config.json is incomplete: {error}.") from error
         d, k = read["axes"].shape if read["axes"].ndim == 2 else (-1, -1)
@@ -100,7 +119,16 @@ class Trust:
         positive = all((read[name] > 0).all() for name in ("scale", "spread", "residual", "unusual"))
         if not (fits and finite and positive and len(read["centers"])):
             raise ValueError("trust in config.json does not hold the numbers that it should.")
-        return cls(**{name: float(values) if values.ndim == 0 else values for name, values in read.items()})
+        numbers = {name: float(values) if values.ndim == 0 else values for name, values in read.items()}
+        return cls(**numbers, false_alarms=false_alarms)
+
+
+def _measured(rates: Mapping[str, Mapping]) -> dict[str, dict[str, float]]:
+    """Return measured rates by code as numbers; raises `KeyError`, `TypeError` or `ValueError`."""
+    return {
+        str(code): {key: float(rate[key]) for key in ("value", "low", "high")} | {"n": int(rate["n"])}
+        for code, rate in dict(rates).items()
+    }
 
 
 def describe_view(view: Image.Image) -> np.ndarray:

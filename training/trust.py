@@ -57,8 +57,9 @@ def features_and_probabilities(classifier: Classifier, pixels: np.ndarray) -> tu
     """Return features [n, d] and probabilities [n, classes] of the classifier's views, uint8 [n, H, W]."""
     classifier = for_views(classifier)
     inputs = [classifier.prepare(Image.fromarray(image)) for image in pixels]
-    features = np.stack([classifier.features(model_input.view) for model_input in inputs])
-    logits = torch.cat([classifier.logits(model_input.pixel_values) for model_input in inputs])
+    outputs = [classifier.forward(model_input.pixel_values) for model_input in inputs]
+    features = np.stack([classifier.features(*pair) for pair in zip(outputs, (i.view for i in inputs), strict=True)])
+    logits = torch.cat([output.logits for output in outputs])
     return features, torch.softmax(logits.double() / classifier.temperature, dim=1).numpy()
 
 

@@ -118,7 +118,15 @@ def read_checkpoint(
         metrics=metrics,
         explanations=read_explanations(folder),
         trust=_read_trust(own, model),
+        no_tumor_label=_no_tumor_label(config),
     )
+
+
+def _no_tumor_label(config: dict) -> str | None:
+    """Return the label of the healthy class as the run recorded it, None if it names none."""
+    training = config.get("brain_xai", {}).get("training")
+    label = training.get("no_tumor_label") if isinstance(training, dict) else None
+    return label if label in config["label_names"] else None
 
 
 def _read_trust(own: dict, model: torch.nn.Module) -> Trust | None:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from brain_xai.classifier import Classifier
+from brain_xai.forward import ModelOutput
 from brain_xai.methods import activations, cam, consensus, gradients, occlusion
 
 
@@ -27,8 +27,8 @@ class Method:
         reason_unsupported: Returns why the method cannot work on a classifier, None if it can.
         attribute: Computes a `Request` with the method's settings. Returns the attribution, float32 [H, W] (> 0 speaks
             for the target, < 0 against it), and the settings used, ready for JSON.
-        attribute_all_classes: Computes logits [classes], attributions [classes, H, W] and settings from one forward
-            pass of pixel values [1, 3, H, W]; None if the architecture does not allow it.
+        attribute_all_classes: Computes attributions [classes, H, W] and settings from the forward pass that predicts
+            one image; None if the architecture does not allow it.
         engines: What can compute it: "captum", "shortcut" or "combined", see `Explanation.settings`.
     """
 
@@ -42,8 +42,8 @@ class Method:
     forward_passes: int
     reason_unsupported: Callable[[Classifier], str | None]
     attribute: Callable[..., tuple[np.ndarray, dict]]
-    attribute_all_classes: Callable[[Classifier, torch.Tensor], tuple[torch.Tensor, np.ndarray, dict] | None] = (
-        lambda classifier, pixel_values: None
+    attribute_all_classes: Callable[[Classifier, ModelOutput], tuple[np.ndarray, dict] | None] = (
+        lambda classifier, output: None
     )
     engines: tuple[str, ...] = ("captum",)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from brain_xai.classifier import Classifier, model_fact
+from brain_xai.classifier import Classifier, linear_head
+from brain_xai.forward import ModelOutput, class_grids
 from brain_xai.methods.request import Request
 from brain_xai.methods.target_layer import TargetLayer, target_layer
 
@@ -41,28 +41,26 @@ def grad_cam(request: Request) -> tuple[np.ndarray, dict]:
     classifier, layer = request.classifier, target_layer(request.classifier)
     shortcut = request.engine == "auto" and linear_head(classifier) is not None
     if shortcut:
-        grid = _logits_and_grids(classifier, request.pixel_values)[1][:, request.target, None]
+        grid = class_grids(classifier.forward(request.pixel_values), linear_head(classifier))[:, request.target, None]
     else:
         grid = captum_grad_cam(request, layer)
     request.progress(1, 1)
     return to_image_space(grid, layer, request.size), _settings(layer, "shortcut" if shortcut else "captum")
 
 
-def grad_cam_all_classes(
-    classifier: Classifier, pixel_values: torch.Tensor
-) -> tuple[torch.Tensor, np.ndarray, dict] | None:
-    """Compute the logits and the Grad-CAM of every class from one forward pass.
+def grad_cam_all_classes(classifier: Classifier, output: ModelOutput) -> tuple[np.ndarray, dict] | None:
+    """Compute the Grad-CAM of every class from the forward pass that predicts one image.
 
     Returns:
-        Logits, float32 [classes]; attributions, float32 [classes, H, W] as `grad_cam` returns them; the settings.
-        None if the head is more than a global average and one linear layer.
+        Attributions, float32 [classes, H, W] as `grad_cam` returns them, and the settings. None if the head is more
+        than a global average and one linear layer.
     """
     if linear_head(classifier) is None:
         return None
     layer = target_layer(classifier)
-    logits, grids = _logits_and_grids(classifier, classifier.to_device(pixel_values))
-    attributions = resample_to_image(grids, layer, pixel_values.shape[2:])[0]
-    return logits[0].cpu(), attributions.cpu().numpy(), _settings(layer, "shortcut")
+    grids = class_grids(output, linear_head(classifier))
+    attributions = resample_to_image(grids, layer, classifier.preprocessing.size)[0]
+    return attributions.cpu().numpy(), _settings(layer, "shortcut")
 
 
 def captum_grad_cam(request: Request, layer: TargetLayer) -> torch.Tensor:
@@ -72,31 +70,6 @@ def captum_grad_cam(request: Request, layer: TargetLayer) -> torch.Tensor:
     with request.classifier.private_model() as model:
         engine = LayerGradCam(model, model.get_submodule(layer.name))
         return engine.attribute(request.pixel_values, target=request.target).detach()
-
-
-@torch.inference_mode()
-def _logits_and_grids(classifier: Classifier, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits [N, classes] and what each position adds to them, [N, classes, h, w], from one forward pass."""
-    # What the model itself does, in two steps: no hook is set, and the logits are the same to the last bit.
-    features = classifier.model.forward_features(pixel_values)
-    logits = classifier.model.forward_head(features).float()
-    weight = linear_head(classifier).weight[:, :, None, None]
-    return logits, F.conv2d(features, weight) / (features.shape[2] * features.shape[3])
-
-
-@model_fact
-@torch.inference_mode()
-def linear_head(classifier: Classifier) -> nn.Linear | None:
-    """Return the classifier layer if logits == linear(global average pooling), checked numerically; else None."""
-    model, layer = classifier.model, target_layer(classifier)
-    linear = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if layer is None or not isinstance(linear, nn.Linear) or linear.in_features != model.num_features:
-        return None
-    noise = torch.randn(2, 3, *classifier.preprocessing.size, generator=torch.Generator().manual_seed(0))
-    noise = classifier.to_device(noise)
-    logits = model(noise)
-    expected = linear(model.forward_features(noise).mean(dim=(2, 3)))
-    return linear if (logits - expected).abs().max() <= 1e-4 * logits.abs().max() else None
 
 
 # HiResCAM and LayerCAM

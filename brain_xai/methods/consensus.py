@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from brain_xai.classifier import Classifier
+from brain_xai.doubts import density
 from brain_xai.methods.cam import cam_unsupported, layer_cam
 from brain_xai.methods.gradients import guided_cam_unsupported, guided_grad_cam, integrated_gradients, smooth_grad
 from brain_xai.methods.request import Request, no_progress
@@ -20,8 +19,6 @@ MEMBERS = {
     "smooth_grad": (lambda classifier: None, smooth_grad, {"samples": 4}),
     "integrated_gradients": (lambda classifier: None, integrated_gradients, {"steps": 8}),
 }
-# Blur, as a fraction of the image's sides, so that pixel maps and feature-map methods are compared at one resolution.
-BLUR = 0.03
 
 
 def consensus(request: Request) -> tuple[np.ndarray, dict]:
@@ -44,9 +41,9 @@ def consensus(request: Request) -> tuple[np.ndarray, dict]:
     for done, (key, weight) in enumerate(weights.items(), start=1):
         _, attribute, settings = MEMBERS[key]
         attribution, _ = attribute(replace(request, progress=no_progress), **settings)
-        density = _density(attribution)
-        mean += weight * density
-        agreement += weight * (density > 1)
+        evidence = density(attribution)
+        mean += weight * evidence
+        agreement += weight * (evidence > 1)
         request.progress(done, len(weights))
     return mean * agreement, {"engine": "combined", "members": weights, "weights": source}
 
@@ -58,12 +55,3 @@ def _weights(classifier: Classifier, applicable: list[str]) -> tuple[dict[str, f
     if known:
         return {key: weight / sum(known.values()) for key, weight in known.items()}, "measured on validation scans"
     return dict.fromkeys(applicable, 1 / len(applicable)), "equal"
-
-
-def _density(attribution: np.ndarray) -> np.ndarray:
-    """Return the blurred positive evidence, [H, W] with mean 1; zeros if nothing is positive."""
-    evidence = torch.from_numpy(attribution).clamp(min=0)[None].double()  # which no autocast makes coarser
-    sigma = [BLUR * side for side in attribution.shape[::-1]]
-    blurred = gaussian_blur(evidence, [2 * round(3 * side) + 1 for side in sigma], sigma)[0]
-    total = blurred.mean()
-    return (blurred / total if total > 0 else blurred).float().numpy()

@@ -78,6 +78,8 @@ def test_grad_cam_refuses_a_model_without_a_feature_map():
 def test_one_forward_pass_predicts_and_maps_all_classes(name):
     classifier = make_timm(name, (96, 96))
     scan = make_scan((96, 96))
+    # Both are measured once per model.
+    assert target_layer(classifier)
     assert linear_head(classifier) is classifier.model.get_classifier()
     passes = []
     with classifier.private_model() as private:

@@ -10,7 +10,8 @@ from scipy import ndimage
 from torch import nn
 
 from brain_xai import explain
-from brain_xai.methods.consensus import BLUR, MEMBERS
+from brain_xai.doubts import BLUR
+from brain_xai.methods.consensus import MEMBERS
 from tests.helpers.nets import PLAIN, Total, make_classifier, make_scan, make_timm
 
 SIDE = 40

@@ -104,7 +104,8 @@ def folder(tmp_path_factory):
     save_checkpoint(folder, model, label_names=LABELS, preprocessing=PREPROCESSING, brain_xai={})
     classifier = load_checkpoint(folder)
     scans = [make_scan(label, seed, side=48).convert("RGB") for label in LABELS for seed in range(40)]
-    features = np.stack([classifier.features(scan) for scan in scans])
+    outputs = [classifier.forward(classifier.prepare(scan).pixel_values) for scan in scans]
+    features = np.stack([classifier.features(*pair) for pair in zip(outputs, scans, strict=True)])
     trust = fit_trust(features[::2], np.repeat(np.arange(4), 20), axes=8)
     trust = with_thresholds(trust, features[1::2], np.linspace(0, 1, 80), np.ones(80, dtype=bool))
     config = json.loads((folder / "config.json").read_text())
