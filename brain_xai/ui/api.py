@@ -1,37 +1,58 @@
-"""The public API: what /predict, /explain, /compare and /checkpoints accept and answer."""
+"""The public API: what /predict, /explain, /compare, /methods and /checkpoints accept and answer.
 
+Their docstrings are what callers read: on the API page, through `view_api()`, and as the descriptions of MCP tools.
+"""
+
+import contextvars
+import inspect
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
 import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from gradio_client.utils import is_file_obj_with_meta
 from PIL import Image
 
-from brain_xai.checkpoint.catalog import allowed_checkpoints
-from brain_xai.classifier import Prediction
+from brain_xai.checkpoint.catalog import allowed_checkpoints, checkpoint_folder
+from brain_xai.checkpoint.schema import CheckpointError, read_json
 from brain_xai.explanation import Explanation, MethodNotApplicable
-from brain_xai.overlay import draw_overlay
-from brain_xai.ui import texts
+from brain_xai.methods import METHODS
+from brain_xai.ui import answers
 from brain_xai.ui.inputs import (
     Upload,
     UserError,
     compare_methods,
     explain_or_refuse,
     get_classifier,
-    measured_quality,
     read_upload,
 )
 from brain_xai.ui.jobs import QUICK, SLOW, BackgroundJob, Progress
 
-PUBLISHED_METRICS = ("split", "seed", "validation", "test")
+# A finer grid of windows would keep everybody else waiting for minutes.
+MIN_STRIDE = 1 / 32
+SIZES = ("original", "model")
+IMAGE_FORMS = "One slice: an uploaded file (in Python, handle_file(path)) or a data URL."
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class ExplainCall:
+    """What a caller of /explain sends; the fields are its arguments."""
+
+    image: Upload
+    checkpoint: str = "default"
+    method: str = "grad_cam"
+    target: str | int = "predicted"
+    opacity: float = 0.7
+    outline: bool = False
+    size: str = "original"
+    window: float | None = None
+    stride: float | None = None
 
 
 def add_endpoints() -> None:
@@ -41,174 +62,261 @@ def add_endpoints() -> None:
     deleted: `gr.api` derives types from the annotations, but neither accepts an upload nor deletes what it returns.
     """
     with gr.Column(visible=False):
-        image = gr.Image(type="filepath", image_mode=None, label="image", buttons=[])
-        checkpoint = gr.Textbox("default", label="checkpoint")
-        method = gr.Textbox("grad_cam", label="method")
-        target = gr.Textbox("predicted", label="target")
+        image = _image()
+        checkpoint = gr.Dropdown(["default", *allowed_checkpoints()], value="default", label="checkpoint")
+        method = gr.Dropdown(list(METHODS), value="grad_cam", label="method")
+        target = gr.Dropdown(["predicted", *_labels()], value="predicted", label="target")
+        options = [
+            gr.Slider(0, 1, 0.7, step=0.01, label="opacity"),
+            gr.Checkbox(False, label="outline"),
+            gr.Dropdown(list(SIZES), value="original", label="size"),
+            gr.Number(None, label="window"),
+            gr.Number(None, label="stride"),
+        ]
         overlay = gr.Image(format="png", label="overlay", buttons=[])
         attribution = gr.File(label="attribution")
+        attributions = gr.File(label="attributions")
         gallery = gr.Gallery(format="png", label="gallery", buttons=[])
-        facts = gr.JSON(label="facts")
+        facts = {
+            name: gr.JSON(label=name) for name in ("prediction", "explanation", "comparison", "methods", "checkpoints")
+        }
         call = gr.Button()
 
-    def endpoint(name: str, function: Callable, inputs: list, outputs: Any, queue: dict) -> None:
-        call.click(
-            function,
-            inputs,
-            outputs,
-            api_name=name,
-            api_description=texts.ENDPOINTS[name],
-            preprocess=False,
-            **queue,
-        )
+    def endpoint(function: Callable, inputs: list, outputs: Any, queue: dict) -> None:
+        call.click(function, inputs, outputs, api_name=function.__name__, preprocess=False, **queue)
 
-    endpoint("predict", predict, [image, checkpoint], facts, QUICK)
-    endpoint("explain", explain_image, [image, checkpoint, method, target], [overlay, attribution, facts], SLOW)
-    endpoint("compare", compare_image, [image, checkpoint, target], [gallery, facts], SLOW)
-    endpoint("checkpoints", checkpoints, [], facts, QUICK)
-
-
-def refuse_unreadable_calls(page: gr.Blocks) -> None:
-    """Answer calls that Gradio cannot read, such as a text instead of a file, with a sentence.
-
-    Gradio's own errors for these calls tell the caller nothing and quote in the log what the caller sent. A file
-    without its "meta" passes Gradio's check that a path is an upload, so any image on the server could be read.
-    """
-    preprocess_data = page.preprocess_data
-
-    async def checked(function: Any, inputs: Sequence[Any], *arguments: Any, **keywords: Any) -> Any:
-        try:
-            if any(isinstance(value, dict) and not is_file_obj_with_meta(value) for value in inputs):
-                raise UserError(texts.UNREADABLE_CALL)
-            return await preprocess_data(function, inputs, *arguments, **keywords)
-        except gr.Error:
-            raise
-        except Exception:
-            raise UserError(texts.UNREADABLE_CALL) from None
-
-    page.preprocess_data = checked
+    endpoint(predict, [image, checkpoint], facts["prediction"], QUICK)
+    endpoint(
+        _taking(ExplainCall, explain),
+        [image, checkpoint, method, target, *options],
+        [overlay, attribution, facts["explanation"]],
+        SLOW,
+    )
+    endpoint(compare, [image, checkpoint, target], [gallery, attributions, facts["comparison"]], SLOW)
+    endpoint(methods, [checkpoint], facts["methods"], QUICK)
+    endpoint(checkpoints, [], facts["checkpoints"], QUICK)
 
 
 def predict(image: Upload, checkpoint: str = "default") -> dict:
-    """Answer /predict."""
+    """Classify one brain-MRI slice. This is research software: the answer is not a diagnosis.
+
+    Answers with JSON: `label` (the most probable class), `probabilities` {label: p} (calibrated, they sum to 1),
+    `warnings` (a list of {code, message}: what must be known about this answer; show them to people), `checkpoint` (id,
+    revision and architecture of the weights), `input` (size of the image and of what the model sees, in pixels, and
+    `part`: left, top, right, bottom of what it sees in fractions of the image) and `seconds`.
+
+    Args:
+        image: One slice as PNG, JPEG, TIFF, BMP or WebP, at most 20 MB: an uploaded file or a data URL.
+        checkpoint: Which model answers: "default" or an id from `checkpoints`.
+    """
     start = time.perf_counter()
     classifier = get_classifier(checkpoint)
     scan = read_upload(image)
     prediction = classifier.predict(scan)
-    height, width = classifier.preprocessing.size
     return {
-        **_answer(prediction),
+        **answers.describe_prediction(prediction),
         "checkpoint": asdict(prediction.checkpoint),
-        "input": {"width": scan.width, "height": scan.height, "model_width": width, "model_height": height},
-        "warnings": [asdict(warning) for warning in prediction.warnings],
+        "input": answers.describe_input(classifier, scan),
+        "warnings": answers.describe_warnings(prediction),
         "seconds": _seconds_since(start),
     }
 
 
-async def explain_image(
-    image: Upload, checkpoint: str = "default", method: str = "grad_cam", target: str | int = "predicted"
-) -> tuple[Image.Image, str, dict]:
-    """Answer /explain."""
+async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
+    """Show what in one brain-MRI slice speaks for one class, and what against it. It does not show where a tumor is.
+
+    Answers with the overlay (PNG; orange speaks for the class, blue against it), the attribution (.npy, float32
+    [model_height, model_width]; > 0 speaks for the class, < 0 against it) and JSON: `method`, `target` (index of the
+    explained class), `label` (its name), `prediction` (the model's own `label` and `probabilities`), `unit` and `scale`
+    (the attribution drawn in full color) and `signed` (whether evidence against the class can be shown), `settings`,
+    `quality` (how good the maps of this method were on test images, null if not measured), `input`, `warnings` and
+    `checkpoint` as in `predict`, and `seconds`. Reports its progress in forward passes.
+
+    Args:
+        image: As for `predict`.
+        checkpoint: As for `predict`.
+        method: The way to explain, a key from `methods`.
+        target: The class to explain: "predicted" for the model's own answer, a label, or its index.
+        opacity: Opacity of full color in the overlay, 0 to 1.
+        outline: Whether to draw a line around the strongest evidence.
+        size: Draw on the "original" image, or on what the "model" saw of it.
+        window: Occlusion only: side of the square that covers the image, as a fraction of it; 0.2 if null.
+        stride: Occlusion only: distance of two squares, likewise; from 1/32 to `window`, 1/16 if null.
+    """
 
     def work(progress: Progress) -> tuple[Image.Image, str, dict]:
         start = time.perf_counter()
-        classifier = get_classifier(checkpoint)
+        settings = _checked_options(call)
+        classifier, scan = get_classifier(call.checkpoint), read_upload(call.image)
         try:
-            explanation = explain_or_refuse(classifier, read_upload(image), method, target, progress)
+            explanation = explain_or_refuse(classifier, scan, call.method, call.target, progress, **settings)
         except MethodNotApplicable as reason:
             raise UserError(str(reason)) from reason
         facts = {
             "method": explanation.method,
-            **_subject(explanation),
-            **_numbers(explanation),
-            "quality": measured_quality(classifier, method),
-            **_provenance(explanation, start),
+            **answers.describe_subject(explanation),
+            **answers.describe_numbers(classifier, explanation),
+            "input": answers.describe_input(classifier, scan),
+            **answers.describe_provenance(explanation),
+            "seconds": _seconds_since(start),
         }
-        return draw_overlay(explanation), _saved(explanation), facts
+        return explanation.image(call.opacity, call.outline), _saved(explanation), facts
 
     return await _stop_with_caller(work)
 
 
-async def compare_image(
+async def compare(
     image: Upload, checkpoint: str = "default", target: str | int = "predicted"
-) -> tuple[list[tuple[Image.Image, str]], dict]:
-    """Answer /compare."""
+) -> tuple[list[tuple[Image.Image, str]], str, dict]:
+    """Explain one class of one brain-MRI slice by every method that works on the checkpoint; takes some seconds.
 
-    def work(progress: Progress) -> tuple[list[tuple[Image.Image, str]], dict]:
+    Answers with a gallery of overlays (the caption is the key of the method), the attributions (.npz, one array per
+    key, as in `explain`) and JSON: `target`, `label`, `prediction`, `input`, `warnings`, `checkpoint` and `seconds` as
+    in `explain`, `methods` {key: {unit, scale, signed, settings, quality}}, and `not_applicable` {key: why the method
+    is missing}. Reports its progress in forward passes.
+
+    Args:
+        image: As for `predict`.
+        checkpoint: As for `predict`.
+        target: As for `explain`.
+    """
+
+    def work(progress: Progress) -> tuple[list[tuple[Image.Image, str]], str, dict]:
         start = time.perf_counter()
-        classifier = get_classifier(checkpoint)
-        comparison = compare_methods(classifier, read_upload(image), target, progress)
+        classifier, scan = get_classifier(checkpoint), read_upload(image)
+        comparison = compare_methods(classifier, scan, target, progress)
         explanations = {explanation.method: explanation for explanation in comparison.explanations}
         first = comparison.explanations[0]
         facts = {
-            **_subject(first),
-            "methods": {
-                method: {**_numbers(explanation), "quality": measured_quality(classifier, method)}
-                for method, explanation in explanations.items()
-            },
+            **answers.describe_subject(first),
+            "methods": {key: answers.describe_numbers(classifier, entry) for key, entry in explanations.items()},
             "not_applicable": comparison.not_applicable,
-            **_provenance(first, start),
+            "input": answers.describe_input(classifier, scan),
+            **answers.describe_provenance(first),
+            "seconds": _seconds_since(start),
         }
-        return [(draw_overlay(explanation), method) for method, explanation in explanations.items()], facts
+        return [(entry.image(), key) for key, entry in explanations.items()], _saved_together(explanations), facts
 
     return await _stop_with_caller(work)
 
 
+def methods(checkpoint: str = "default") -> list[dict]:
+    """List the ways to explain, and how good each is for a checkpoint.
+
+    Answers with a JSON list: `key`, `title`, `summary`, `paper`, `unit`, `signed`, `passes` (what a map costs, in
+    forward passes), `settings` (those that `explain` accepts, with their defaults), `quality` (measured on test images
+    with a tumor box, {measure: {value, low, high, n}} with a 95 % interval, null if not measured; `pointing_game`: how
+    often the highest pixel lies inside the box, `energy_lift`: evidence inside the box, times chance, `srg`: how much
+    sooner the probability falls when the most important pixels are replaced first) and `not_possible_because` (null if
+    the method works on this checkpoint).
+
+    Args:
+        checkpoint: As for `predict`.
+    """
+    classifier = get_classifier(checkpoint)
+    return [answers.describe_method(classifier, key) for key in METHODS]
+
+
 def checkpoints() -> list[dict]:
-    """Answer /checkpoints; leaves out the ones that cannot be loaded at the moment."""
+    """List the models that this server offers, the default first, without those that cannot be loaded at the moment.
+
+    Answers with a JSON list: `id`, `revision`, `architecture`, `label_names`, and `metrics` (`split`, `seed`,
+    `validation` and `test`: measured values with 95 % intervals and n).
+    """
     listed = []
     for checkpoint in allowed_checkpoints():
         try:
-            classifier = get_classifier(checkpoint)
+            listed.append(answers.describe_checkpoint(get_classifier(checkpoint)))
         except UserError:
             continue
-        metrics = {key: classifier.metrics[key] for key in PUBLISHED_METRICS if key in classifier.metrics}
-        listed.append(asdict(classifier.info) | {"label_names": list(classifier.label_names), "metrics": metrics})
     return listed
 
 
+def _image() -> gr.Image:
+    image = gr.Image(type="filepath", image_mode=None, label="image", buttons=[])
+    # Gradio's own example, which is in every snippet of the API page, is a photograph of a bus on another server.
+    image.example_payload = lambda: {"path": "scan.png", "meta": {"_type": "gradio.FileData"}}
+    described = image.api_info() | {"additional_description": IMAGE_FORMS}  # Gradio's names addresses, too
+    image.api_info = lambda: described
+    return image
+
+
+def _labels() -> list[str]:
+    """Return the labels of all checkpoints that are on this disk, without loading their weights."""
+    labels: dict[str, None] = {}
+    for folder in filter(None, map(checkpoint_folder, allowed_checkpoints())):
+        try:
+            labels.update(dict.fromkeys(map(str, read_json(folder / "config.json").get("label_names", ()))))
+        except CheckpointError:  # `get_classifier` says what is wrong with it
+            continue
+    return list(labels)
+
+
+def _taking(call: type, function: Callable) -> Callable:
+    """Return an endpoint as Gradio calls it, with the fields of a dataclass as arguments."""
+
+    async def endpoint(*values: Any) -> Any:
+        return await function(call(*values))
+
+    endpoint.__name__, endpoint.__doc__ = function.__name__, function.__doc__
+    endpoint.__signature__ = inspect.signature(call)
+    return endpoint
+
+
+def _checked_options(call: ExplainCall) -> dict[str, float]:
+    """Return the settings of the method; raises `UserError` for options that make no sense."""
+    _check_number("opacity", call.opacity, 0, 1)
+    if not isinstance(call.outline, bool):
+        raise UserError("outline must be true or false.")
+    if call.size not in SIZES:
+        raise UserError(f"size must be one of: {', '.join(SIZES)}.")
+    settings = {key: getattr(call, key) for key in answers.API_SETTINGS if getattr(call, key) is not None}
+    for key, value in settings.items():
+        _check_number(key, value, MIN_STRIDE, 1)
+    return settings
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"{name} must be a number from {low} to {high}.")
+
+
 async def _stop_with_caller(work: Callable[[Progress], Answer]) -> Answer:
-    """Run work in the background; when the caller cancels, it also ends on the server."""
+    """Run work in the background, reporting its progress; when the caller cancels, it also ends on the server."""
     stop_event = threading.Event()
-    job = BackgroundJob(work, stop_event)
+    report, context = gr.Progress(), contextvars.copy_context()  # Gradio finds the caller in the context
+
+    def reporting(progress: Progress) -> Answer:
+        def step(done: int, total: int, preview: object = None) -> None:
+            context.run(report, (done, total), unit="passes")
+            progress(done, total)
+
+        return work(step)
+
+    job = BackgroundJob(reporting, stop_event)
     try:
         return await job.wait()
     finally:
         stop_event.set()
 
 
-def _answer(prediction: Prediction) -> dict:
-    return {"label": prediction.label, "probabilities": prediction.probabilities}
-
-
-def _subject(explanation: Explanation) -> dict:
-    """Return which class is explained, and what the model answered."""
-    return {
-        "target": explanation.target,
-        "label": explanation.label,
-        "prediction": _answer(explanation.prediction),
-    }
-
-
-def _numbers(explanation: Explanation) -> dict:
-    """Return what is needed to read the numbers of an attribution, and how they were computed."""
-    return {"unit": explanation.unit, "scale": explanation.scale, "settings": explanation.settings}
-
-
-def _provenance(explanation: Explanation, start: float) -> dict:
-    """Return which weights answered, with their warnings, and how long it took."""
-    return {
-        "warnings": [asdict(warning) for warning in explanation.prediction.warnings],
-        "checkpoint": asdict(explanation.prediction.checkpoint),
-        "seconds": _seconds_since(start),
-    }
-
-
 def _saved(explanation: Explanation) -> str:
-    """Save the attribution and return its path; in Gradio's own folder, because only files there are deleted."""
+    """Save the attribution and return its path."""
     buffer = io.BytesIO()
     np.save(buffer, explanation.attribution)
-    return save_bytes_to_cache(buffer.getvalue(), "attribution.npy", get_upload_folder())
+    return _to_upload_folder(buffer, "attribution.npy")
+
+
+def _saved_together(explanations: dict[str, Explanation]) -> str:
+    """Save the attributions by the keys of their methods and return the path."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: entry.attribution for key, entry in explanations.items()})
+    return _to_upload_folder(buffer, "attributions.npz")
+
+
+def _to_upload_folder(content: io.BytesIO, name: str) -> str:
+    """Save a file in Gradio's own folder, because only files there are deleted; return its path."""
+    return save_bytes_to_cache(content.getvalue(), name, get_upload_folder())
 
 
 def _seconds_since(start: float) -> float:

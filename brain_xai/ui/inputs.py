@@ -1,6 +1,8 @@
 """Checked inputs become an explanation or a comparison: what the page and the API share."""
 
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +78,34 @@ def read_upload(image: Upload) -> Image.Image:
         raise UserError(str(error)) from error
 
 
+def read_target(labels: Sequence[str], target: Any) -> Any:
+    """Return a class as `explain` knows it: labels may be spelled differently ("no tumour"), numbers may be text."""
+    if isinstance(target, float) and target.is_integer():
+        return int(target)
+    if not isinstance(target, str) or target in labels:
+        return target
+    if target.strip().isdecimal():
+        return int(target)
+    return {_spelling(label): label for label in ("predicted", *labels)}.get(_spelling(target), target)
+
+
 def explain_or_refuse(
-    classifier: Classifier, image: Image.Image, method: str, target: str | int, progress: Progress | None = None
+    classifier: Classifier,
+    image: Image.Image,
+    method: str,
+    target: str | int,
+    progress: Progress | None = None,
+    **settings: Any,
 ) -> Explanation:
     """Return the map of one method; raises `UserError` and `MethodNotApplicable`."""
     if str(method) not in METHODS:
         raise UserError(texts.unknown_method(list(METHODS)))
     try:
-        return explain(classifier, image, method, target, progress=progress)
+        target = read_target(classifier.label_names, target)
+        return explain(classifier, image, method, target, progress=progress, **settings)
     except MethodNotApplicable:
         raise
-    except ValueError as error:  # the target is not a class of this checkpoint
+    except ValueError as error:  # the target is not a class of this checkpoint, or a setting is out of range
         raise UserError(str(error)) from error
 
 
@@ -113,3 +132,8 @@ def compare_methods(classifier: Classifier, image: Image.Image, target: str | in
 def measured_quality(classifier: Classifier, method: str) -> dict | None:
     """Return how good the maps of a method are, as measured for this checkpoint; None if nobody has measured it."""
     return classifier.explanations.get("methods", {}).get(method)
+
+
+def _spelling(label: str) -> str:
+    """Return a label without what people spell differently."""
+    return re.sub(r"[\W_]+", "", label).casefold().replace("tumour", "tumor")

@@ -9,7 +9,7 @@ from gradio.blocks import Block
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
-from brain_xai.ui import api, handlers, texts
+from brain_xai.ui import api, calls, handlers, texts
 from brain_xai.ui.cases import example_files
 from brain_xai.ui.handlers import PageUpdate, Question
 from brain_xai.ui.jobs import QUICK, SLOW
@@ -47,7 +47,7 @@ def build_page() -> gr.Blocks:
         components["stop_event"] = gr.State(time_to_live=KEPT_SECONDS)
         _wire(page, components)
         api.add_endpoints()
-    api.refuse_unreadable_calls(page)
+    calls.accept_calls(page)
     return page
 
 

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware import Middleware
 
+from brain_xai.ui.calls import SentenceForErrors, refuse_request
 from brain_xai.ui.privacy import is_isolated, sweeping
 
 # At five seconds a map the last visitor in a full queue waits for three minutes; longer queues would only time out.
@@ -29,6 +32,12 @@ LAUNCH = {
     ),
 }
 
+# How the requests are answered that Gradio's routes cannot handle.
+ROUTES = {
+    "middleware": [Middleware(SentenceForErrors)],
+    "exception_handlers": {RequestValidationError: refuse_request},
+}
+
 
 def launch(page: gr.Blocks, **settings: Any) -> tuple:
     """Serve a page with `LAUNCH`, `QUEUE`, and Gradio's own `settings`, such as a port.
@@ -37,4 +46,4 @@ def launch(page: gr.Blocks, **settings: Any) -> tuple:
     """
     if not is_isolated(page.GRADIO_CACHE):
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
-    return page.queue(**QUEUE).launch(**LAUNCH, app_kwargs={"lifespan": sweeping}, **settings)
+    return page.queue(**QUEUE).launch(**LAUNCH, app_kwargs={"lifespan": sweeping, **ROUTES}, **settings)

@@ -51,10 +51,6 @@ READING = """
 NO_IMAGE = "There is no image yet. Choose an image of one MRI slice; in Python, pass handle_file(path)."
 IMAGE_EXPIRED = f"Your image was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
 MAP_EXPIRED = f"This map was deleted: results are kept for {KEPT_MINUTES} minutes. Please choose your image again."
-UNREADABLE_CALL = (
-    "This call cannot be read. `image` must be an uploaded file: in Python, pass handle_file(path); over HTTP, upload "
-    'the file first and send {"path": …, "meta": {"_type": "gradio.FileData"}}. The API page lists every argument.'
-)
 CHECKPOINT_UNAVAILABLE = "This model cannot be loaded at the moment. Choose another one, or try again later."
 NO_CHECKPOINT = (
     "There is no checkpoint to serve. Train one (training/train.py) into brain_xai/bundled/<name>, or name one in "
@@ -62,20 +58,6 @@ NO_CHECKPOINT = (
 )
 
 # The API page shows these as the descriptions of the endpoints.
-ENDPOINTS = {
-    "predict": "Classify one scan, `handle_file(path)`; `probabilities` {label: p} are calibrated and sum to 1.",
-    "explain": (
-        "Explain one class of one scan. Returns the overlay (PNG), the attribution (.npy, float32 [H, W], > 0 speaks "
-        "for the label) and JSON: `unit` and `scale` (the evidence drawn in full color) of the attribution, the "
-        '`prediction`, and more. `target` is a label or "predicted".'
-    ),
-    "compare": (
-        "Explain one class of one scan by every method that works on the checkpoint. Returns a gallery of overlays, "
-        "each with the key of its method as caption, and JSON, with the reason for each method that is missing."
-    ),
-    "checkpoints": "List the checkpoints this server offers, the default first, with their measured metrics.",
-}
-
 # Only display text: the checkpoint defines the classes. Never the bare words "no tumor", because the model can only
 # fail to recognize one.
 NO_TUMOR = "notumor"

@@ -12,16 +12,24 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from gradio_client.utils import Status
 from PIL import Image
 
-from brain_xai import METHODS, draw_overlay, explain, load_checkpoint
+from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.ui import api
 from brain_xai.ui.page import build_page
 from tests.helpers.at_hub import use
 from tests.helpers.scans import LABELS
 from tests.helpers.served import METRICS, free_port, job_threads, save_tiny_checkpoint, served, upload, wait_until
 
+SIZES = {"width": 90, "height": 90, "model_width": 64, "model_height": 64}
 POINTING = {"value": 0.744, "low": 0.69, "high": 0.791, "n": 300}
+
+
+RECORDED = Path(__file__).with_name("api_schema.json")
+RENEW = (
+    "The API has changed. If that is intended, note it in CHANGELOG.md and write this to tests/ui/api_schema.json:\n{}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +53,27 @@ def client(address, folder) -> Client:
     return Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
 
 
+def describe_api(address: str, names: dict[str, str]) -> dict:
+    """What callers are told about each endpoint, with other names for the checkpoints."""
+    text = httpx.get(f"{address}gradio_api/info").text
+    for checkpoint, name in names.items():
+        text = text.replace(json.dumps(checkpoint)[1:-1], name)
+    return {
+        name: {
+            "description": endpoint["description"],
+            "parameters": {
+                parameter["parameter_name"]: {
+                    "type": parameter["python_type"]["type"],
+                    "default": parameter["parameter_default"] if parameter["parameter_has_default"] else "(required)",
+                }
+                for parameter in endpoint["parameters"]
+            },
+            "returns": {entry["label"]: entry["python_type"]["type"] for entry in endpoint["returns"]},
+        }
+        for name, endpoint in json.loads(text)["named_endpoints"].items()
+    }
+
+
 def assert_same_image(file: str, expected: Image.Image) -> None:
     with Image.open(file) as image:
         assert image.format == "PNG"
@@ -60,7 +89,7 @@ def test_predict(client, scan, tiny):
     assert answer["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-6)
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     assert answer["checkpoint"] == {"id": tiny, "revision": classifier.info.revision, "architecture": "test_resnet"}
-    assert answer["input"] == {"width": 90, "height": 90, "model_width": 64, "model_height": 64}
+    assert answer["input"] == {**SIZES, "part": [0, 0, 1, 1]}
     assert answer["warnings"] == []
     assert answer["seconds"] > 0
 
@@ -83,11 +112,13 @@ def test_explain(method, target, client, scan, tiny):
     assert values.dtype == np.float32
     assert values.shape == (64, 64)
     assert values == pytest.approx(explanation.attribution, abs=1e-5)
-    assert_same_image(overlay, draw_overlay(explanation))
+    assert_same_image(overlay, explanation.image())
     assert list(facts) == [
-        *("method", "target", "label", "prediction", "unit", "scale"),
-        *("settings", "quality", "warnings", "checkpoint", "seconds"),
+        *("method", "target", "label", "prediction", "unit", "scale", "signed"),
+        *("settings", "quality", "input", "warnings", "checkpoint", "seconds"),
     ]
+    assert facts["input"] == {**SIZES, "part": [0, 0, 1, 1]}
+    assert facts["signed"] is METHODS[method].signed
     assert (facts["method"], facts["label"]) == (method, explanation.label)
     assert facts["unit"] == METHODS[method].unit
     assert facts["scale"] == explanation.scale
@@ -101,7 +132,7 @@ def test_explain(method, target, client, scan, tiny):
 
 
 def test_compare(client, scan, tiny):
-    gallery, facts = client.predict(image=handle_file(scan), target="pituitary", api_name="/compare")
+    gallery, attributions, facts = client.predict(image=handle_file(scan), target="pituitary", api_name="/compare")
     assert [entry["caption"] for entry in gallery] == list(facts["methods"]) == list(METHODS)
     assert facts["not_applicable"] == {}
     assert (facts["label"], LABELS[facts["target"]]) == ("pituitary", "pituitary")
@@ -111,11 +142,14 @@ def test_compare(client, scan, tiny):
         explanation = explain(classifier, scan, entry["caption"], "pituitary")
         numbers = facts["methods"][entry["caption"]]
         assert (numbers["unit"], numbers["scale"]) == (METHODS[explanation.method].unit, explanation.scale)
-        assert_same_image(entry["image"], draw_overlay(explanation))
+        assert_same_image(entry["image"], explanation.image())
+        with np.load(attributions, allow_pickle=False) as maps:
+            assert list(maps) == list(METHODS)
+            assert maps[entry["caption"]] == pytest.approx(explanation.attribution, abs=1e-5)
 
 
 def test_compare_names_the_methods_that_cannot_work(client, scan, transformer):
-    gallery, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")
+    gallery, _, facts = client.predict(image=handle_file(scan), checkpoint=transformer, api_name="/compare")
     assert "test_vit has none" in facts["not_applicable"]["grad_cam"]
     assert {entry["caption"] for entry in gallery} | set(facts["not_applicable"]) == set(METHODS)
 
@@ -133,22 +167,67 @@ def test_checkpoints(client, tiny, slow, transformer, measured):
     assert listed[0]["metrics"] == {key: value for key, value in METRICS.items() if key != "history"}
 
 
-def test_these_endpoints_and_no_others_are_public(client, address):
-    described = client.view_api(return_format="dict", print_info=False)
-    arguments = {
-        name: {parameter["parameter_name"]: parameter["parameter_default"] for parameter in endpoint["parameters"]}
-        for name, endpoint in described["named_endpoints"].items()
-    }
-    assert arguments == {
-        "/predict": {"image": None, "checkpoint": "default"},
-        "/explain": {"image": None, "checkpoint": "default", "method": "grad_cam", "target": "predicted"},
-        "/compare": {"image": None, "checkpoint": "default", "target": "predicted"},
-        "/checkpoints": {},
-    }
-    assert not described["unnamed_endpoints"]
+def test_methods(client, scan, measured, transformer):
+    listed = {entry["key"]: entry for entry in client.predict(checkpoint=measured, api_name="/methods")}
+    assert list(listed) == list(METHODS)
+    assert listed["grad_cam"]["quality"] == {"pointing_game": POINTING}
+    assert listed["saliency"]["quality"] is None
+    assert listed["occlusion"]["settings"] == {"window": 0.2, "stride": 1 / 16}
+    assert listed["grad_cam"]["settings"] == {}
+    for key, entry in listed.items():
+        method = METHODS[key]
+        assert (entry["unit"], entry["signed"], entry["passes"]) == (method.unit, method.signed, method.forward_passes)
+        assert entry["not_possible_because"] is None
+    other = {entry["key"]: entry for entry in client.predict(checkpoint=transformer, api_name="/methods")}
+    assert "test_vit has none" in other["grad_cam"]["not_possible_because"]
+
+
+def test_the_overlay_as_the_caller_wants_it(client, scan, tiny):
+    explanation = explain(load_checkpoint(tiny), scan, target="glioma")
+    question = {"image": handle_file(scan), "target": "glioma", "api_name": "/explain"}
+    overlay, _, _ = client.predict(opacity=0.2, outline=True, **question)
+    assert_same_image(overlay, explanation.image(0.2, True))
+
+
+def test_the_windows_of_occlusion(client, scan):
+    question = {"image": handle_file(scan), "method": "occlusion", "api_name": "/explain"}
+    _, _, facts = client.predict(window=0.5, stride=0.25, **question)
+    assert (facts["settings"]["window"], facts["settings"]["stride"]) == ([32, 32], [16, 16])
+
+
+@pytest.mark.parametrize("target", ["no tumor", "No Tumour", "no_tumor", "notumor", 2, "2", 2.0])
+def test_a_class_may_be_spelled_differently(target, client, scan):
+    _, _, facts = client.predict(image=handle_file(scan), target=target, api_name="/explain")
+    assert (facts["label"], facts["target"]) == ("notumor", 2)
+
+
+def test_progress_and_the_place_in_the_queue_are_reported(client, scan, slow):
+    question = {"image": handle_file(scan), "checkpoint": slow, "method": "occlusion", "api_name": "/explain"}
+    first, second = client.submit(**question), client.submit(**question)
+    try:
+        assert wait_until(lambda: first.status().progress_data)
+        [step] = first.status().progress_data
+        assert 0 < step.index <= step.length
+        assert step.unit == "passes"
+        assert wait_until(lambda: second.status().code is Status.IN_QUEUE)
+        assert second.status().rank == 0
+    finally:
+        second.cancel()
+        first.cancel()
+    assert wait_until(lambda: not job_threads())
+
+
+def test_the_schema_is_the_recorded_one(address, tiny, slow, transformer, measured):
+    """Whoever changes the API has to see and to commit the change."""
+    names = {tiny: "org/first", slow: "org/second", transformer: "org/third", measured: "org/fourth"}
+    current = describe_api(address, names)
+    assert current == json.loads(RECORDED.read_text()), RENEW.format(json.dumps(current, indent=1))
+
+
+def test_these_endpoints_and_no_others_are_public(address):
     config = httpx.get(f"{address}config").json()
     callable_by_clients = {d["api_name"] for d in config["dependencies"] if d["api_visibility"] != "private"}
-    assert callable_by_clients == {"predict", "explain", "compare", "checkpoints"}
+    assert {f"/{name}" for name in callable_by_clients} == set(json.loads(RECORDED.read_text()))
 
 
 def test_another_checkpoint_by_its_id(client, scan, slow):
@@ -170,8 +249,16 @@ def test_only_allowed_checkpoints_reach_the_loader(client, scan, folder, tiny):
     [
         ({"method": "magic"}, "no such method. Use one of: grad_cam, hires_cam"),
         ({"method": ["grad_cam"]}, "no such method"),
-        ({"target": "notumour"}, "Use one of: predicted, glioma, meningioma, notumor, pituitary"),
+        ({"target": "gliosis"}, "Use one of: predicted, glioma, meningioma, notumor, pituitary"),
         ({"target": 4}, "not a class"),
+        ({"target": True}, "not a class"),
+        ({"opacity": 1.5}, "opacity must be a number from 0 to 1"),
+        ({"opacity": "much"}, "opacity must be a number"),
+        ({"outline": "yes"}, "outline must be true or false"),
+        ({"size": "huge"}, "size must be one of: original, model"),
+        ({"window": 0.3}, "grad_cam has no setting 'window'"),
+        ({"method": "occlusion", "stride": 0.001}, "stride must be a number from 0.03125 to 1"),
+        ({"method": "occlusion", "window": 0.1, "stride": 0.5}, "0 < stride <= window"),
     ],
 )
 def test_arguments_that_do_not_exist_are_named(argument, sentence, client, scan):
@@ -206,7 +293,7 @@ def test_another_model_never_answers_for_the_id_that_was_asked(scan, tmp_path, m
         with pytest.raises(gr.Error, match=r"No other model answers in its place\. Try again"):
             api.predict(upload(scan), name)
         with pytest.raises(gr.Error, match="No other model answers"):
-            asyncio.run(api.explain_image(upload(scan), name))
+            asyncio.run(api.explain(api.ExplainCall(upload(scan), name)))
     assert api.checkpoints() == []
 
 

@@ -1,11 +1,15 @@
 """Whatever a visitor uploads, the answer is a sentence, on the page and through the API, and the app works on."""
 
+import base64
 import io
+import json
 import random
+import socket
 import struct
 import zlib
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -21,9 +25,14 @@ SCAN = make_scan("meningioma", 1, side=120)
 
 
 @pytest.fixture(scope="module")
-def client(folder, tiny):
+def address(tiny):
     with served(tiny) as (_, address):
-        yield Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(folder, address):
+    return Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
 
 
 def encoded(image: Image.Image, format: str, **options) -> bytes:
@@ -99,11 +108,83 @@ def test_no_image_at_all(endpoint, client):
         client.predict(image=None, api_name=endpoint)
 
 
-def test_a_file_of_the_server_is_out_of_reach(client):
-    stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}, "is_stream": True}
-    with pytest.raises(AppError) as error:
-        client.predict(image={**stolen, "url": "file:///etc/passwd"}, api_name="/predict")
-    assert "root" not in str(error.value)
+META = {"_type": "gradio.FileData"}
+
+
+def call(address: str, name: str, data: object) -> str:
+    """Call an endpoint as curl does, and return what it prints."""
+    started = httpx.post(f"{address}gradio_api/call/{name}", json={"data": data})
+    if started.status_code != 200:
+        return started.text
+    return httpx.get(f"{address}gradio_api/call/{name}/{started.json()['event_id']}").text
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ({"path": "/etc/passwd", "meta": META, "is_stream": True, "url": "file:///etc/passwd"}, "cannot be read"),
+        ({"path": "/etc/passwd"}, "cannot be read"),
+        ("/etc/passwd", "cannot be read"),
+        ({"url": "file:///etc/passwd"}, "cannot be read"),
+        ("http://localhost/gradio_api/file=/etc/passwd", "cannot be read"),
+        ("http://localhost/gradio_api/file=http://{listener}/", "opens no other address"),
+        ({"path": "http://{listener}/scan.png", "meta": META}, "opens no other address"),
+        ({"url": "http://{listener}/scan.png", "meta": META}, "opens no other address"),
+        ("HTTP://{listener}/scan.png", "opens no other address"),
+        ({"path": "data:image/png,%89PNG", "meta": META}, "data URL cannot be read"),
+        ("data:image/png;base64,@@@@", "data URL cannot be read"),
+        ("data:image/png;base64,AAAA", "not an image"),
+        ("data:image/png;base64," + "A" * (28 * 2**20), "more than 20 MB"),
+        ("iVBORw0KGgo=", "cannot be read"),
+        (True, "cannot be read"),
+        ([{"path": "/etc/passwd"}], "cannot be read"),
+    ],
+)
+def test_neither_files_of_the_server_nor_other_addresses_are_read(image, sentence, address, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        text = json.dumps(image).replace("{listener}", f"127.0.0.1:{listener.getsockname()[1]}")
+        answer = call(address, "predict", [json.loads(text)])
+        with pytest.raises(BlockingIOError):  # nobody came
+            listener.accept()
+    assert sentence in answer
+    assert "root" not in answer
+    assert "/etc" not in answer
+
+
+@pytest.mark.parametrize("form", ["text", "url", "path", "address on this server", "no meta"])
+def test_an_image_may_be_sent_in_other_forms(form, address, client, tmp_path):
+    SCAN.save(tmp_path / "scan.png")
+    expected = client.predict(image=handle_file(tmp_path / "scan.png"), api_name="/predict")
+    [path] = httpx.post(f"{address}gradio_api/upload", files={"files": (tmp_path / "scan.png").read_bytes()}).json()
+    data_url = f"data:image/png;base64,{base64.b64encode((tmp_path / 'scan.png').read_bytes()).decode()}"
+    image = {
+        "text": data_url,
+        "url": {"url": data_url},
+        "path": {"path": data_url, "meta": META},
+        "address on this server": {"path": f"{address}gradio_api/file={path}", "meta": META},
+        "no meta": {"path": path},
+    }[form]
+    answer = call(address, "predict", [image])
+    assert json.loads(answer.partition("data: ")[2])[0]["probabilities"] == expected["probabilities"]
+
+
+# What a caller may send instead of a list of arguments, and what no argument is meant to be.
+ODD = [None, True, -1, 1.5, "", "x", [], [[]], {}, {"path": []}, {"path": "/etc/passwd"}, {"a": {"url": "file:///"}}]
+
+
+@pytest.mark.parametrize("name", ["predict", "explain", "compare", "methods", "checkpoints", "show", "nothing"])
+def test_no_call_shows_a_traceback_or_a_path(name, address, tiny):
+    private = ['File "', "site-packages", "Traceback", "/etc", '"error": null', '"error":null', str(Path.cwd())]
+    answers = [call(address, name, data) for data in [*ODD, *([value] for value in ODD), [None] * 20]]
+    v2 = f"{address}gradio_api/call/v2/{name}"
+    answers += [httpx.post(v2, json=body).text for body in ({"bogus": 1}, [], None)]
+    answers += [httpx.post(f"{address}gradio_api/run/{name}", json={"data": data}).text for data in ([], ODD)]
+    for answer in answers:
+        assert answer
+        assert not [word for word in private if word in answer.replace(tiny, "")], answer
+    if name not in ("methods", "checkpoints"):  # these two need no argument
+        assert all('"error"' in answer or "event_id" in answer for answer in answers)
 
 
 def test_the_app_works_on_after_it(client, tmp_path):
