@@ -86,6 +86,9 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
         if state.best is row:
             training.save_best(state.folder)
         state.save(accelerator)
+    if not settings.test:
+        accelerator.print(f"Validation only, as --no-test says. The last state is in {state.folder}.")
+        return
     # Imported here, because it imports evaluate and matplotlib: invalid settings should fail at once.
     from training.finish import finish
 

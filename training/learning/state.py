@@ -16,6 +16,21 @@ from training.learning.settings import OUTPUT_FIELDS, TrainConfig, settings_reco
 RECORD = "run.json"
 
 
+def validation_score(row: Mapping) -> float:
+    """Return what epochs are chosen by: macro-F1 on validation, or its mean with the share right on other sources."""
+    home = row["validation_macro_f1"]
+    return (home + row["validation_away"]) / 2 if "validation_away" in row else home
+
+
+def saved_history(folder: Path) -> list[dict]:
+    """Return the rows of the finished epochs of a run that is under way, or was stopped, in its output folder."""
+    states = sorted((folder / "state").glob("epoch-*"))
+    try:
+        return json.loads((states[-1] / RECORD).read_text(encoding="utf-8"))["history"]
+    except (IndexError, OSError):  # no epoch yet, or the run has just replaced this state by the next one
+        return []
+
+
 class TrainingState:
     """The epochs of a run so far, and what must be the same when it is resumed.
 
@@ -69,8 +84,8 @@ class TrainingState:
 
     @property
     def best(self) -> dict:
-        """The row of the best epoch: by macro-F1 on validation, together with the share right on other sources."""
-        return max(self.history, key=lambda row: row["validation_macro_f1"] + row.get("validation_away", 0.0))
+        """The row of the best epoch, see `validation_score`."""
+        return max(self.history, key=validation_score)
 
     def set_data(self, split: SplitIdentity, pool: str) -> None:
         """Record the split, and the fingerprint of boxes and other sources.
