@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms import str_to_pil_interp
 
 from brain_xai.framing import frame
+from brain_xai.unreadable import UnreadableImage
 
 # Pillow opens the MPO of a phone as "JPEG". Listing "MPO" makes it raise KeyError for every format that follows.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -32,8 +33,6 @@ COLOR_INFO = "color_share"
 
 # Other files that people try: (offset, first bytes, name).
 OTHER_FILES = (
-    (128, b"DICM", "a DICOM file"),
-    (344, b"n+1\0", "a NIfTI volume"),
     (0, b"\x1f\x8b", "a compressed file"),
     (0, b"PK\x03\x04", "a ZIP archive"),
     (0, b"%PDF", "a PDF document"),
@@ -49,10 +48,6 @@ TOO_LARGE_TEXT = (
 
 # What every function that takes an image accepts: a PIL image, a NumPy array or a path.
 ImageSource = Image.Image | np.ndarray | str | os.PathLike
-
-
-class UnreadableImage(ValueError):
-    """The image cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,9 @@ def read_image(image: ImageSource) -> Image.Image:
 
     Args:
         image: A PIL image; or the path of a PNG, JPEG, TIFF, BMP or WebP file with 1, 8, 16 or 32 bits, gray, RGB,
-            RGBA, palette or CMYK; or an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA) of any numeric
-            type, whose alpha channel is opaque at 255, 65535 or, for floats, 1.
+            RGBA, palette or CMYK, or, with `pip install brain-xai[medical]`, of a DICOM or NIfTI file of one slice; or
+            an array [H, W], [H, W, 1], [H, W, 3] (RGB) or [H, W, 4] (RGBA) of any numeric type, whose alpha channel is
+            opaque at 255, 65535 or, for floats, 1.
 
     Returns:
         The image in mode "L", in its own size; `info[COLOR_INFO]` is the fraction of pixels that were colored.
@@ -111,6 +107,8 @@ def read_image(image: ImageSource) -> Image.Image:
         if path is None:
             return _to_gray(image)
         _check_file(path)
+        if (scan := _read_medical(path)) is not None:
+            return _to_gray(scan)
         # Given the path, Pillow 12 maps uncompressed TIFFs into memory and scrambles those with an orientation tag.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
             return _to_gray(opened)
@@ -174,6 +172,13 @@ def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
     view = to_view(gray, preprocessing)
     view.info[COLOR_INFO] = gray.info.get(COLOR_INFO, 0.0)
     return ModelInput(to_pixel_values(view, preprocessing), view)
+
+
+def _read_medical(path: Path) -> Image.Image | None:
+    """Return the slice of a DICOM or NIfTI file, None for other files."""
+    from brain_xai.study.reading import is_medical, read_slice  # most images never need it
+
+    return read_slice(path) if is_medical(path) else None
 
 
 def _color_share(image: Image.Image) -> float:
