@@ -2,11 +2,13 @@
 
 from brain_xai.checkpoint import CheckpointError, load_checkpoint
 from brain_xai.classifier import Classifier, Prediction
+from brain_xai.cover import cover
 from brain_xai.explanation import Cancelled, Explanation, MethodNotApplicable, explain, explain_all
 from brain_xai.framing import Framed, frame
 from brain_xai.methods import METHODS
-from brain_xai.overlay import draw_overlay
+from brain_xai.overlay import draw_box, draw_overlay
 from brain_xai.preprocess import UnreadableImage
+from brain_xai.summary import Summary, summarize
 
 __version__ = "0.1.0"
 
@@ -19,11 +21,15 @@ __all__ = [
     "Framed",
     "MethodNotApplicable",
     "Prediction",
+    "Summary",
     "UnreadableImage",
     "__version__",
+    "cover",
+    "draw_box",
     "draw_overlay",
     "explain",
     "explain_all",
     "frame",
     "load_checkpoint",
+    "summarize",
 ]

@@ -14,7 +14,8 @@ from brain_xai.forward import ModelOutput
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
 from brain_xai.methods.request import Progress, Request, no_progress
-from brain_xai.overlay import draw_overlay
+from brain_xai.overlay import Bar, Box, Surface, draw_overlay
+from brain_xai.preprocess import ModelInput, Part
 
 ENGINES = ("auto", "captum")
 
@@ -43,6 +44,9 @@ class Explanation:
         prediction: The model's answer for the image.
         settings: How the map was made, ready for JSON. "engine" is "captum", "shortcut" (the same map in less time) or
             "combined" (made of several methods' maps).
+        original: The whole image as it was read, upright, RGB, in its own size, but at most 2,048 pixels on a side.
+        part: The part of the original that the view shows: left, top, right, bottom in fractions of width and height;
+            see `brain_xai.preprocess.ModelInput`.
     """
 
     method: str
@@ -55,18 +59,30 @@ class Explanation:
     view: Image.Image
     prediction: Prediction
     settings: dict
+    original: Image.Image
+    part: Part
 
-    def image(self, opacity: float = 0.7, outline: bool = False) -> Image.Image:
-        """Draw the attribution on the view, with a color bar below.
+    def image(
+        self,
+        opacity: float = 0.7,
+        outline: bool = False,
+        on: Surface = "original",
+        box: Box | None = None,
+        bar: Bar = "words",
+    ) -> Image.Image:
+        """Draw the attribution on the scan, with a color bar below; see `draw_overlay`.
 
         Args:
-            opacity: Opacity of full color, 0 to 1.
-            outline: Whether to draw a line around the evidence of at least half of `scale`.
+            opacity: The opacity of full color, 0 to 1.
+            outline: Whether to draw a line around the areas of positive evidence that reach half of full color.
+            on: "original", the whole image in its own aspect, or "model", what the model sees of it.
+            box: A box to draw: x_min, y_min, x_max, y_max in fractions of the original.
+            bar: What the color bar says: "words", "numbers" (the scale and its unit, too), or "none" for no bar.
 
         Returns:
-            An RGB image; the view is enlarged to at least 480 x 480 pixels.
+            An RGB image; the scan is enlarged by a whole factor to at least 480 pixels on each side.
         """
-        return draw_overlay(self, opacity, outline)
+        return draw_overlay(self, opacity, outline, on, box, bar)
 
     def save(self, path: str | os.PathLike) -> None:
         """Save `image()` as a file, in the format of the path's suffix."""
@@ -81,11 +97,15 @@ class Channels:
         maps: Float32 [k, H, W] >= 0, strongest channel first, in units of the layer's output.
         channels: The k indices of the channels in the layer.
         view: The RGB image that the model sees, W x H pixels.
+        original: As of an `Explanation`.
+        part: As of an `Explanation`.
     """
 
     maps: np.ndarray
     channels: list[int]
     view: Image.Image
+    original: Image.Image
+    part: Part
 
 
 @torch.inference_mode(False)  # most methods need gradients, whatever mode the caller is in
@@ -133,7 +153,7 @@ def explain(
     else:
         request = Request(classifier, prepared.pixel_values, index, progress, engine)
         attribution, used = chosen.attribute(request, **settings)
-    return _explanation(classifier, chosen, prepared.view, index, output, (attribution, used))
+    return _explanation(classifier, chosen, prepared, index, output, (attribution, used))
 
 
 @torch.inference_mode(False)
@@ -175,7 +195,7 @@ def explain_all(
         }
     attributions, used = together
     return {
-        label: _explanation(classifier, chosen, prepared.view, index, output, (attributions[index], used))
+        label: _explanation(classifier, chosen, prepared, index, output, (attributions[index], used))
         for index, label in enumerate(classifier.label_names)
     }
 
@@ -198,7 +218,8 @@ def strongest_channels(
     """
     _choose(classifier, "layer_activation", "auto", {})
     prepared = classifier.prepare(image)
-    return Channels(*channel_maps(classifier, prepared.pixel_values, count), prepared.view)
+    maps, channels = channel_maps(classifier, prepared.pixel_values, count)
+    return Channels(maps, channels, prepared.view, prepared.original, prepared.part)
 
 
 def color_scale(classifier: Classifier, method: str) -> float:
@@ -229,7 +250,7 @@ def _choose(classifier: Classifier, key: str, engine: str, settings: dict[str, A
 def _explanation(
     classifier: Classifier,
     method: Method,
-    view: Image.Image,
+    prepared: ModelInput,
     target: int,
     output: ModelOutput,
     map_and_settings: tuple[np.ndarray, dict],
@@ -243,7 +264,9 @@ def _explanation(
         scale=color_scale(classifier, method.key),
         unit=method.unit,
         signed=method.signed,
-        view=view,
-        prediction=classifier.prediction(output, view),
+        view=prepared.view,
+        prediction=classifier.prediction(output, prepared.view),
         settings=settings,
+        original=prepared.original,
+        part=prepared.part,
     )

@@ -92,6 +92,14 @@ def frame(image: Image.Image) -> Framed:
     return Framed(framed, x, y, side, (width, height))
 
 
+def head_mask(gray: Image.Image) -> np.ndarray:
+    """Return which pixels of a gray image lie in the head, with its cavities, bool [H, W]; all if none is found."""
+    head = _head(gray)
+    if head is None:
+        return np.ones((gray.height, gray.width), dtype=bool)
+    return np.asarray(Image.fromarray(_filled(head)).resize(gray.size, Image.Resampling.NEAREST))
+
+
 def _head(gray: Image.Image) -> np.ndarray | None:
     """Return the mask of the head at a coarse size, bool [h, w], or None where there is no head to be seen."""
     scale = COARSE_SIDE / max(gray.size)
@@ -103,7 +111,7 @@ def _head(gray: Image.Image) -> np.ndarray | None:
     if high - low < MIN_CONTRAST:
         return None
     threshold = _threshold(values.clip(low, high))
-    labels = _components(_opened(_closed(values > threshold)))
+    labels = connected_parts(_opened(_closed(values > threshold)))
     counts = np.bincount(labels.ravel())
     counts[0] = 0
     if counts.max(initial=0) < HEAD_SHARE * values.size:
@@ -141,7 +149,7 @@ def _grown(mask: np.ndarray, outside: bool = False) -> np.ndarray:
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
-def _components(mask: np.ndarray) -> np.ndarray:
+def connected_parts(mask: np.ndarray) -> np.ndarray:
     """Number the connected parts of a mask (4 neighbors), int64 like it; 0 is outside."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:

@@ -1,22 +1,20 @@
-"""Draw an attribution on the image it explains: numbers become colors, and a color bar says what they mean."""
+"""Draw an attribution on the scan it explains: on the original, or on what the model sees of it."""
 
-import re
 from dataclasses import dataclass
-from math import ceil, isfinite
-from typing import Protocol
+from math import ceil
+from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from brain_xai.areas import find_areas
+from brain_xai.color_bar import blend, color_bar
+from brain_xai.preprocess import WHOLE, Part
 
 MIN_SIDE = 480
-BAR_HEIGHT = 88
-# The two bright arms of "managua", from Fabio Crameri's Scientific Colour Maps (MIT, doi 10.5281/zenodo.1243862), weak
-# to strong: equally light, and distinguishable with any color vision. The scan shows where managua has its dark middle.
-NEGATIVE_COLORS = np.array([(95, 137, 195), (111, 182, 226), (129, 231, 255)])
-POSITIVE_COLORS = np.array([(193, 116, 73), (224, 159, 87), (255, 207, 103)])
-TISSUE_GRAY = 64
-TEXT_SIZE = 20
-MIN_TEXT_SIZE = 12
+Box = tuple[float, float, float, float]
+Surface = Literal["original", "model"]
+Bar = Literal["words", "numbers", "none"]
 
 
 class Drawable(Protocol):
@@ -32,6 +30,10 @@ class Drawable(Protocol):
     def unit(self) -> str: ...
     @property
     def signed(self) -> bool: ...
+    @property
+    def original(self) -> Image.Image | None: ...
+    @property
+    def part(self) -> Part: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,11 @@ class AttributionMap:
         view: The RGB image that the model sees, W x H pixels.
         attribution: Float [H, W]; in a signed map > 0 speaks for the label and < 0 against it, otherwise >= 0.
         scale: The attribution (> 0, in `unit`) that is drawn in full color; stronger evidence looks the same.
-        unit: The unit of `attribution` and `scale`, written below the color bar.
+        unit: The unit of `attribution` and `scale`.
         signed: Whether the attribution can be negative; the color bar of an unsigned map begins at 0.
+        original: The RGB image that the view was made from, None if it is the view itself.
+        part: The part of the original that the view shows: left, top, right, bottom in fractions of width and height;
+            see `brain_xai.preprocess.ModelInput`.
     """
 
     view: Image.Image
@@ -51,109 +56,143 @@ class AttributionMap:
     scale: float
     unit: str
     signed: bool
+    original: Image.Image | None = None
+    part: Part = WHOLE
 
 
 def draw_overlay(
     explanation: Drawable,
     opacity: float = 0.7,
     outline: bool = False,
-    box: tuple[float, float, float, float] | None = None,
+    on: Surface = "original",
+    box: Box | None = None,
+    bar: Bar = "words",
 ) -> Image.Image:
-    """Draw an attribution on its view, with a color bar below.
+    """Draw an attribution on its scan, with a color bar below.
 
     Positive evidence is orange, negative evidence blue; without evidence the scan stays as it is.
 
     Args:
-        explanation: An `Explanation`, an `AttributionMap`, or anything else with the same five fields.
+        explanation: An `Explanation`, an `AttributionMap`, or anything else with the same fields.
         opacity: The opacity of full color, 0 to 1.
-        outline: Whether to draw a line around the positive evidence that reaches half of the scale.
-        box: A box to draw, for example around a tumor: x_min, y_min, x_max, y_max as fractions of width and height.
+        outline: Whether to draw a line around the areas of positive evidence that reach half of full color, see
+            `has_outline`.
+        on: "original", the whole image in its own aspect, or "model", what the model sees of it.
+        box: A box to draw, for example around a tumor: x_min, y_min, x_max, y_max in fractions of the original.
+        bar: What the color bar says: "words", "numbers" (the scale and its unit, too), or "none" for no bar.
 
     Returns:
-        An RGB image. The view is enlarged by a whole factor to at least 480 x 480 pixels; the bar adds 88 rows.
+        An RGB image. The scan is enlarged by a whole factor to at least 480 pixels on each side; a bar adds 64 rows,
+        88 with numbers.
 
     Raises:
         ValueError: If the attribution does not fit the view or is not finite, or if another argument is out of range.
     """
     view, attribution, scale = explanation.view, explanation.attribution, explanation.scale
-    width, height = view.size
-    if attribution.shape != (height, width):
-        raise ValueError(f"The attribution has shape {attribution.shape}, the view ({height}, {width}).")
+    if attribution.shape != (view.height, view.width):
+        raise ValueError(f"The attribution has shape {attribution.shape}, the view ({view.height}, {view.width}).")
     if not np.isfinite(attribution).all():
         raise ValueError("The attribution holds values that are not finite.")
-    factor = ceil(MIN_SIDE / min(view.size))
-    size = (width * factor, height * factor)
-    bar = color_bar(size[0], scale, opacity, explanation.unit, explanation.signed)  # checks scale and opacity
-    scan = np.asarray(view.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    evidence = np.asarray(Image.fromarray(attribution.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-    drawn = Image.fromarray(_blend(scan, evidence / scale, opacity))
+    scan, part = _surface(explanation, on)
+    scan = enlarged(scan)
+    legend = color_bar(  # also checks scale and opacity
+        scan.width, scale, opacity, explanation.unit, explanation.signed, "words" if bar == "none" else bar
+    )
+    evidence = resample(attribution, part, scan.size) / scale
+    drawn = Image.fromarray(blend(np.asarray(scan), evidence, opacity))
     if outline:
-        # The level is the same for all images: a map of weak evidence gets no outline instead of one around its noise.
-        _draw_outline(drawn, evidence >= scale / 2)
+        _draw_outline(drawn, attribution, scale, part)
     if box is not None:
-        _draw_box(drawn, box)
-    image = Image.new("RGB", (size[0], size[1] + bar.height))
+        _draw_box(drawn, box if on == "original" else _within(box, explanation.part))
+    if bar == "none":
+        return drawn
+    image = Image.new("RGB", (drawn.width, drawn.height + legend.height))
     image.paste(drawn, (0, 0))
-    image.paste(bar, (0, size[1]))
+    image.paste(legend, (0, drawn.height))
     return image
 
 
-def color_bar(width: int, scale: float, opacity: float = 0.7, unit: str = "logits", signed: bool = True) -> Image.Image:
-    """Draw the legend of an overlay: the colors from -scale (or 0) to +scale as they look on dark gray tissue.
+def has_outline(explanation: Drawable) -> bool:
+    """Return whether `outline=True` draws a line: not where no area reaches half of full color."""
+    return bool(find_areas(explanation.attribution, explanation.scale).masks)
+
+
+def draw_box(image: Image.Image, box: Box) -> Image.Image:
+    """Draw a box on a scan, for example where radiologists marked the tumor.
 
     Args:
-        width: The width of the bar in pixels.
-        scale: The attribution (> 0, in `unit`) that is drawn in full color.
-        opacity: The opacity of full color, 0 to 1.
-        unit: The unit of the attribution.
-        signed: Whether the attribution can be negative: "against … for" instead of "none … much".
+        image: The scan.
+        box: x_min, y_min, x_max, y_max as fractions of its width and height.
 
     Returns:
-        An RGB image of `width` x 88 pixels.
+        An RGB image of the size of an overlay on the same scan, without color bar.
 
     Raises:
-        ValueError: If `scale` or `opacity` is out of range.
+        ValueError: If the box is empty or inside out.
     """
-    if not (scale > 0 and isfinite(scale)):
-        raise ValueError(f"The scale must be a positive number, got {scale}.")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"The opacity must lie between 0 and 1, got {opacity}.")
-    margin, top, bottom = 16, 12, 32
-    evidence = np.linspace(-1 if signed else 0, 1, width - 2 * margin)[None].repeat(bottom - top, axis=0)
-    tissue = np.full((*evidence.shape, 3), TISSUE_GRAY, dtype=np.uint8)
-    bar = Image.new("RGB", (width, BAR_HEIGHT))
-    bar.paste(Image.fromarray(_blend(tissue, evidence, opacity)), (margin, top))
-    draw = ImageDraw.Draw(bar)
-    if signed:
-        labels = ((f"−{scale:.2g}", "against"), ("0", unit), (f"+{scale:.2g}", "for"))
-    else:
-        labels = (("0", "none"), ("", unit), (f"{scale:.2g}", "much"))
-    room_beside_end_words = width - 2 * margin - 140
-    for (number, word), x, align, room in zip(
-        labels, (margin, width // 2, width - margin), (0, 0.5, 1), (width, room_beside_end_words, width), strict=True
-    ):
-        _draw_text(draw, number, (x, bottom + 21), align, TEXT_SIZE)
-        _draw_text(draw, word, (x, bottom + 45), align, _fitting_size(word, room))
-    return bar
+    drawn = enlarged(image.convert("RGB"))
+    _draw_box(drawn, box)
+    return drawn
 
 
-def _blend(scan: np.ndarray, evidence: np.ndarray, opacity: float) -> np.ndarray:
-    """Color a scan, uint8 [H, W, 3], by evidence [H, W]: full color at -1 and 1, the scan itself at 0."""
-    strength = np.abs(evidence).clip(max=1)
-    positive = evidence[..., None] > 0
-    color = np.where(positive, _colors(POSITIVE_COLORS, strength), _colors(NEGATIVE_COLORS, strength))
-    alpha = opacity * strength[..., None]
-    return (scan * (1 - alpha) + color * alpha).round().astype(np.uint8)
+def enlarged(scan: Image.Image) -> Image.Image:
+    """Return a copy of a scan, enlarged by a whole factor to at least 480 pixels on each side."""
+    factor = ceil(MIN_SIDE / min(scan.size))
+    return scan.resize((scan.width * factor, scan.height * factor), Image.Resampling.BICUBIC)
 
 
-def _colors(anchors: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Interpolate the anchors at `strength` [H, W], 0 to 1; returns [H, W, 3]."""
-    steps = np.linspace(0, 1, len(anchors))
-    return np.stack([np.interp(strength, steps, channel) for channel in anchors.T], axis=-1)
+def resample(values: np.ndarray, part: Part, size: tuple[int, int]) -> np.ndarray:
+    """Resample a map of the view to an image of which the view shows a part.
+
+    Args:
+        values: Float [h, w], covering the part.
+        part: Left, top, right, bottom of the part in fractions of the image's width and height.
+        size: Width and height of the image in pixels.
+
+    Returns:
+        Float32 [height, width]; 0 outside the part.
+    """
+    left, top, right, bottom = part
+    rows = _weights(values.shape[0], size[1], top, bottom)
+    columns = _weights(values.shape[1], size[0], left, right)
+    return rows @ values.astype(np.float32) @ columns.T
 
 
-def _draw_outline(image: Image.Image, region: np.ndarray) -> None:
-    """Draw the edge of a region, bool [H, W]: white on black, so that it shows on any background."""
+def _weights(count: int, length: int, start: float, end: float) -> np.ndarray:
+    """Return how much each of `count` values adds to each of `length` pixels along an axis, float32 [length, count].
+
+    The values cover the axis from `start` to `end`, both in fractions of it.
+    """
+    place = ((np.arange(length) + 0.5) / length - start) / (end - start) * count - 0.5
+    width = max(1.0, count / (length * (end - start)))  # wider where several values share a pixel
+    distance = np.abs(place.clip(0, count - 1)[:, None] - np.arange(count)) / width
+    weights = (1 - distance).clip(min=0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights[(place < -0.5) | (place > count - 0.5)] = 0
+    return weights.astype(np.float32)
+
+
+def _surface(explanation: Drawable, on: Surface) -> tuple[Image.Image, Part]:
+    """Return the image to draw on, and which part of it the map covers."""
+    if on not in ("original", "model"):
+        raise ValueError(f'A map is drawn on "original" or "model", not on {on!r}.')
+    if on == "model" or explanation.original is None:
+        return explanation.view.convert("RGB"), WHOLE
+    return explanation.original.convert("RGB"), explanation.part
+
+
+def _within(box: Box, part: Part) -> Box:
+    """Return a box of the original in fractions of a part of it."""
+    left, top, right, bottom = part
+    width, height = right - left, bottom - top
+    return (box[0] - left) / width, (box[1] - top) / height, (box[2] - left) / width, (box[3] - top) / height
+
+
+def _draw_outline(image: Image.Image, attribution: np.ndarray, scale: float, part: Part) -> None:
+    """Draw the edges of the areas of a map: white on black, so that they show on any background."""
+    areas = find_areas(attribution, scale)
+    near = resample(areas.together, part, image.size) > 0
+    region = near & (resample(areas.strength, part, image.size) >= 1)
     mask = Image.fromarray(region.astype(np.uint8) * 255)
     edge = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(3)))
     line = edge.filter(ImageFilter.MaxFilter(3))
@@ -161,58 +200,13 @@ def _draw_outline(image: Image.Image, region: np.ndarray) -> None:
     image.paste("white", mask=line)
 
 
-def _draw_box(image: Image.Image, box: tuple[float, float, float, float]) -> None:
+def _draw_box(image: Image.Image, box: Box) -> None:
     """Draw a box given in fractions of width and height: white on black, as an outline is."""
     x_min, y_min, x_max, y_max = box
     if not (x_min < x_max and y_min < y_max):
         raise ValueError(f"A box needs x_min < x_max and y_min < y_max, got {box}.")
-    left, right = (round(x * (image.width - 1)) for x in (x_min, x_max))
-    top, bottom = (round(y * (image.height - 1)) for y in (y_min, y_max))
+    left, right = (round(x * image.width - 0.5) for x in (x_min, x_max))
+    top, bottom = (round(y * image.height - 0.5) for y in (y_min, y_max))
     draw = ImageDraw.Draw(image)
     draw.rectangle((left - 3, top - 3, right + 3, bottom + 3), outline="black", width=7)
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="white", width=3)
-
-
-def _draw_text(draw: ImageDraw.ImageDraw, text: str, position: tuple[float, float], align: float, size: int) -> None:
-    """Write on the baseline at `position`, which is the text's left end (`align` 0), middle (0.5) or right end (1).
-
-    Pillow's own font, the only one on every machine, lacks the characters "²", "−" and "×"; they are composed here.
-    """
-    font = ImageFont.load_default(size=size)
-    x, baseline = position[0] - align * _text_width(text, size), position[1]
-    for run in _runs(text):
-        if run == "−":
-            left, top, right, bottom = font.getbbox("+", anchor="ls")
-            middle = baseline + (top + bottom) / 2
-            draw.line((x + left + 1, middle, x + right - 2, middle), fill="white", width=1)
-        elif run == "²":
-            draw.text((x, baseline - 0.4 * size), "2", font=_small(size), anchor="ls", fill="white")
-        else:
-            draw.text((x, baseline), run.replace("×", "x"), font=font, anchor="ls", fill="white")
-        x += _run_width(run, size)
-
-
-def _fitting_size(text: str, room: int) -> int:
-    """Return the largest font size that fits `room` pixels, at least 12 and at most 20."""
-    return next(
-        (size for size in range(TEXT_SIZE, MIN_TEXT_SIZE, -1) if _text_width(text, size) <= room), MIN_TEXT_SIZE
-    )
-
-
-def _text_width(text: str, size: int) -> float:
-    return sum(_run_width(run, size) for run in _runs(text))
-
-
-def _run_width(run: str, size: int) -> float:
-    if run == "²":
-        return _small(size).getlength("2")
-    return ImageFont.load_default(size=size).getlength("+" if run == "−" else run.replace("×", "x"))
-
-
-def _runs(text: str) -> list[str]:
-    """Split a text into the characters that are composed and the runs between them."""
-    return re.findall("[²−]|[^²−]+", text)
-
-
-def _small(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=round(0.65 * size))

@@ -19,6 +19,11 @@ MAX_FILE_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MIN_SIDE = 32
 MAX_ASPECT_RATIO = 4
+# Scans have 1,024 pixels on a side at most; a larger image is shown reduced to this, so that it takes no memory.
+MAX_SHOWN_SIDE = 2048
+# A part of an image: left, top, right, bottom in fractions of its width and height.
+Part = tuple[float, float, float, float]
+WHOLE: Part = (0.0, 0.0, 1.0, 1.0)
 # Clip the brightest 0.2 % of the pixels of a raw scan, so that one hot pixel does not darken all others.
 WHITE_PERCENTILE = 99.8
 # The white of images whose brightness was already set for display: fractions, 8 bit and 16 bit.
@@ -76,10 +81,15 @@ class ModelInput:
     Attributes:
         pixel_values: Normalized, float32 [1, 3, H, W], on the CPU.
         view: The same image as people see it, RGB, W x H pixels.
+        original: The whole image as it was read, upright, RGB, in its own size, but at most 2,048 pixels on a side.
+        part: The part of the original that the view shows: left, top, right, bottom in fractions of width and height.
+            It may reach beyond the original, below 0 or above 1, where the view was padded with black.
     """
 
     pixel_values: torch.Tensor
     view: Image.Image
+    original: Image.Image
+    part: Part
 
 
 def read_image(image: ImageSource) -> Image.Image:
@@ -124,10 +134,17 @@ def read_image(image: ImageSource) -> Image.Image:
 
 def to_view(gray: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Resize a gray image to the model's size, as RGB, without keeping the aspect ratio. Frame it first if asked to."""
+    return _view_and_part(gray, preprocessing)[0]
+
+
+def _view_and_part(gray: Image.Image, preprocessing: Preprocessing) -> tuple[Image.Image, Part]:
+    """Return the view of a gray image, and which part of the image it shows, see `ModelInput`."""
     height, width = preprocessing.size
+    part = WHOLE
     if preprocessing.frame:
-        gray = frame(gray).image
-    return gray.resize((width, height), str_to_pil_interp(preprocessing.interpolation)).convert("RGB")
+        framed = frame(gray)
+        gray, part = framed.image, framed.part
+    return gray.resize((width, height), str_to_pil_interp(preprocessing.interpolation)).convert("RGB"), part
 
 
 def to_original(values: np.ndarray, gray: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
@@ -163,15 +180,18 @@ def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
         preprocessing: What the model was trained with.
 
     Returns:
-        The model's input and the image that it shows.
+        The model's input, the image that it shows, and where that lies in the original.
 
     Raises:
         UnreadableImage: As `read_image` does.
     """
     gray = read_image(image)
-    view = to_view(gray, preprocessing)
+    view, part = _view_and_part(gray, preprocessing)
     view.info[COLOR_INFO] = gray.info.get(COLOR_INFO, 0.0)
-    return ModelInput(to_pixel_values(view, preprocessing), view)
+    original = gray.convert("RGB")
+    if max(original.size) > MAX_SHOWN_SIDE:
+        original.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE), Image.Resampling.BICUBIC)
+    return ModelInput(to_pixel_values(view, preprocessing), view, original, part)
 
 
 def _read_medical(path: Path) -> Image.Image | None:

@@ -259,10 +259,10 @@ def _compare(question: Question, progress: Progress) -> PageUpdate:
 def _channels(classifier: Classifier, scan: Image.Image) -> dict:
     """Return the gallery shown with the mean activation: what each of the strongest channels reacts to."""
     channels, method = strongest_channels(classifier, scan), METHODS["layer_activation"]
-    scale = color_scale(classifier, method.key)
+    scale, place = color_scale(classifier, method.key), (channels.original, channels.part)
     maps = [
         (
-            draw_overlay(AttributionMap(channels.view, activation, scale, method.unit, signed=False)),
+            draw_overlay(AttributionMap(channels.view, activation, scale, method.unit, False, *place)),
             texts.channel_caption(number),
         )
         for activation, number in zip(channels.maps, channels.channels, strict=True)
@@ -272,13 +272,14 @@ def _channels(classifier: Classifier, scan: Image.Image) -> dict:
 
 def _with_preview(progress: Progress, classifier: Classifier, scan: Image.Image, question: Question) -> Progress:
     """Return a `progress` that draws the map so far, small enough to be sent with the progress bar."""
-    view, method = classifier.prepare(scan).view, METHODS.get(question.method)
+    prepared, method = classifier.prepare(scan), METHODS.get(question.method)
 
     def step(done: int, total: int, attribution: np.ndarray | None = None) -> None:
         if attribution is None:
             return progress(done, total)
         scale = color_scale(classifier, method.key)
-        partial = AttributionMap(view, attribution, scale, method.unit, method.signed)
+        place = (prepared.original, prepared.part)
+        partial = AttributionMap(prepared.view, attribution, scale, method.unit, method.signed, *place)
         return progress(done, total, _data_url(draw_overlay(partial, question.opacity)))
 
     return step

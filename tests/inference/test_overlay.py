@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from brain_xai.color_bar import color_bar
 from brain_xai.methods import METHODS
-from brain_xai.overlay import BAR_HEIGHT, AttributionMap, color_bar, draw_overlay
+from brain_xai.overlay import AttributionMap, draw_box, draw_overlay, has_outline
 
-# A text starts 32 rows below the top of the bar: the number first, the words from row 60 on.
+# A text starts 32 rows below the top of the bar with numbers: they come first, the words from row 60 on.
 TEXT_TOP, WORDS_TOP = 32, 60
 
 
@@ -19,13 +20,14 @@ def view() -> Image.Image:
 
 
 def _overlay(view: Image.Image, attribution: np.ndarray, scale: float = 2.0, **options) -> Image.Image:
-    return draw_overlay(AttributionMap(view, attribution, scale, "logits", signed=True), **options)
+    """The overlay without its bar."""
+    return draw_overlay(AttributionMap(view, attribution, scale, "logits", signed=True), bar="none", **options)
 
 
 def _colors(view: Image.Image, value: float, scale: float = 2.0, **options) -> np.ndarray:
-    """Draw a map that has the same value everywhere; return the colors above the bar."""
+    """Draw a map that has the same value everywhere; return the colors."""
     drawn = _overlay(view, np.full((view.height, view.width), value, np.float32), scale, **options)
-    return np.asarray(drawn)[:-BAR_HEIGHT].astype(int)
+    return np.asarray(drawn).astype(int)
 
 
 def _lightness(rgb: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def test_only_the_location_of_the_evidence_is_colored(view):
     attribution = np.zeros((40, 60), np.float32)
     attribution[10:20, 30:40] = 2
     enlarged = np.asarray(view.resize((720, 480), Image.Resampling.BICUBIC))
-    drawn = np.asarray(_overlay(view, attribution))[:-BAR_HEIGHT]
+    drawn = np.asarray(_overlay(view, attribution))
     rows, columns = np.nonzero((drawn != enlarged).any(axis=-1))
     # The factor is 12, and the bilinear transition adds half a pixel on each side.
     assert (rows.min() // 12, rows.max() // 12) == (9, 20)
@@ -84,14 +86,17 @@ def test_more_evidence_never_looks_like_less():
 @pytest.mark.parametrize(("side", "enlarged"), [(160, 480), (224, 672), (480, 480), (600, 600)])
 def test_small_views_are_enlarged_by_a_whole_factor(side, enlarged):
     drawn = _overlay(Image.new("RGB", (side, side)), np.zeros((side, side), np.float32))
-    assert (drawn.mode, drawn.size) == ("RGB", (enlarged, enlarged + BAR_HEIGHT))
+    assert (drawn.mode, drawn.size) == ("RGB", (enlarged, enlarged))
 
 
-def test_the_bar_below_an_overlay_is_that_of_its_scale_opacity_unit_and_sign(view):
+@pytest.mark.parametrize(("bar", "height"), [("words", 64), ("numbers", 88)])
+def test_the_bar_below_an_overlay_is_that_of_its_scale_opacity_unit_and_sign(view, bar, height):
     for scale, opacity, unit, signed in ((2.0, 0.7, "logits", True), (0.3, 0.4, "activation", False)):
-        drawn = draw_overlay(AttributionMap(view, np.zeros((40, 60), np.float32), scale, unit, signed), opacity)
-        below = drawn.crop((0, drawn.height - BAR_HEIGHT, drawn.width, drawn.height))
-        assert np.array_equal(np.asarray(below), np.asarray(color_bar(720, scale, opacity, unit, signed)))
+        attribution = AttributionMap(view, np.zeros((40, 60), np.float32), scale, unit, signed)
+        drawn = draw_overlay(attribution, opacity, bar=bar)
+        assert drawn.size == (720, 480 + height)
+        assert np.array_equal(drawn.crop((0, 480, *drawn.size)), color_bar(720, scale, opacity, unit, signed, bar))
+        assert np.array_equal(drawn.crop((0, 0, 720, 480)), draw_overlay(attribution, opacity, bar="none"))
 
 
 def test_the_bar_shows_the_colors_of_the_overlay():
@@ -104,8 +109,14 @@ def test_the_bar_shows_the_colors_of_the_overlay():
 
 
 def _text(**changes) -> np.ndarray:
-    """The text of a bar: uint8 [rows, width], 255 where it is white."""
-    return np.asarray(color_bar(**({"width": 480, "scale": 2.0} | changes)))[TEXT_TOP:, :, 0]
+    """The text of a bar with numbers: uint8 [rows, width], 255 where it is white."""
+    return np.asarray(color_bar(**({"width": 480, "scale": 2.0, "legend": "numbers"} | changes)))[TEXT_TOP:, :, 0]
+
+
+def test_without_numbers_the_bar_has_the_same_words_and_no_unit():
+    plain = np.asarray(color_bar(480, 2.0, legend="words"))[TEXT_TOP:, :, 0]
+    assert np.array_equal(plain, _text(unit="")[24:])
+    assert np.array_equal(plain, np.asarray(color_bar(480, 5.0, unit="activation"))[TEXT_TOP:, :, 0])
 
 
 def test_the_bar_names_scale_and_unit():
@@ -126,7 +137,7 @@ def _ink(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).crop(Image.fromarray(image).getbbox()))
 
 
-@pytest.mark.parametrize(("signed", "ends"), [(True, ("against", "for")), (False, ("none", "much"))])
+@pytest.mark.parametrize(("signed", "ends"), [(True, ("strongly against", "strongly for")), (False, ("none", "much"))])
 def test_the_words_at_the_ends_say_support_or_amount(signed, ends):
     words = _text(signed=signed, unit="")[WORDS_TOP - TEXT_TOP :]
     for half, word in zip((words[:, :240], words[:, 240:]), ends, strict=True):
@@ -159,7 +170,7 @@ def test_no_unit_of_a_method_contains_a_character_without_a_glyph():
 
 def test_a_square_is_drawn_as_a_raised_two():
     def words(unit):
-        return _text(unit=unit)[WORDS_TOP - TEXT_TOP :, 150:330] > 100
+        return _text(unit=unit)[: WORDS_TOP - TEXT_TOP, 150:330] > 100
 
     plain, squared = words("logits"), words("logits²")
     last = np.flatnonzero(squared.any(axis=0))[-5:]  # columns of the "2"
@@ -170,8 +181,8 @@ def test_a_square_is_drawn_as_a_raised_two():
     assert squared.sum() < plain.sum() + 40, "a box for a missing glyph would have much more ink"
 
 
-def test_a_long_unit_keeps_clear_of_the_words_at_the_ends():
-    lit = _text(unit="logits per cell and step from black to white")[WORDS_TOP - TEXT_TOP :].any(axis=0)
+def test_a_long_unit_keeps_clear_of_the_numbers_at_the_ends():
+    lit = _text(unit="logits per cell and step from black to white")[: WORDS_TOP - TEXT_TOP].any(axis=0)
     gaps = np.diff(np.flatnonzero(lit))
     assert (gaps > 12).sum() == 2
 
@@ -199,8 +210,8 @@ def test_arguments_out_of_range_are_refused(view):
 
 
 def _lines(view: Image.Image, attribution: np.ndarray, **options) -> np.ndarray:
-    """Return which pixels a line changed, [H, W] above the bar."""
-    plain, lined = (np.asarray(_overlay(view, attribution, **drawn))[:-BAR_HEIGHT] for drawn in ({}, options))
+    """Return which pixels a line changed, [H, W]."""
+    plain, lined = (np.asarray(_overlay(view, attribution, **drawn)) for drawn in ({}, options))
     return (plain != lined).any(axis=-1)
 
 
@@ -236,6 +247,22 @@ def test_the_box_is_drawn_in_its_place(view):
     assert not lines[260:340, 200:520].any()
 
 
+def test_a_box_on_a_plain_scan_is_the_same_as_on_a_map_of_nothing(view):
+    box = (0.25, 0.5, 0.75, 0.75)
+    assert np.array_equal(draw_box(view, box), _overlay(view, np.zeros((40, 60), np.float32), box=box))
+    assert draw_box(view.convert("L"), box).mode == "RGB"
+
+
 def test_a_box_inside_out_is_refused(view):
     with pytest.raises(ValueError, match="x_min < x_max"):
         _overlay(view, np.zeros((40, 60), np.float32), box=(0.5, 0.2, 0.4, 0.6))
+    with pytest.raises(ValueError, match="x_min < x_max"):
+        draw_box(view, (0.1, 0.6, 0.4, 0.6))
+
+
+@pytest.mark.parametrize(("value", "outlined"), [(0.0, False), (0.9, False), (1.1, True), (-2.0, False)])
+def test_what_has_no_outline_says_so(view, value, outlined):
+    attribution = np.zeros((40, 60), np.float32)
+    attribution[10:30, 20:40] = value
+    assert has_outline(AttributionMap(view, attribution, 2.0, "logits", signed=True)) == outlined
+    assert _lines(view, attribution, outline=True).any() == outlined

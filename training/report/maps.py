@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable, color_scale, explain
 from brain_xai.methods import METHODS
-from brain_xai.overlay import BAR_HEIGHT, draw_overlay
+from brain_xai.overlay import draw_overlay
 from training.report.figures import GRAY, save
 
 METHOD = "grad_cam"
@@ -68,8 +68,7 @@ def save_maps(classifier: Classifier, scans: PredictedScans, seed: int, path: Pa
 def _draw_map(axes: Axes, classifier: Classifier, scans: PredictedScans, index: int) -> None:
     """Draw the overlay of one image, titled with its true class and the answer."""
     explanation = explain(classifier, scans.pixels[index], METHOD)
-    overlay = draw_overlay(explanation)
-    axes.imshow(overlay.crop((0, 0, overlay.width, overlay.height - BAR_HEIGHT)))
+    axes.imshow(draw_overlay(explanation, bar="none"))
     true = classifier.label_names[scans.references[index]]
     probability = max(explanation.prediction.probabilities.values())
     answer = "" if explanation.label == true else f" → {explanation.label}"

@@ -8,7 +8,6 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from brain_xai import METHODS, Classifier, draw_overlay, explain, load_checkpoint
-from brain_xai.overlay import BAR_HEIGHT
 from brain_xai.ui.phantoms import phantoms
 
 # In the package, not beside this program, because the Space's README shows it, too.
@@ -23,13 +22,14 @@ def readme_figure(classifier: Classifier) -> Image.Image:
     phantom = phantoms()[PHANTOM][1]
     explanations = [explain(classifier, phantom, method) for method in SHOWN]
     prediction = explanations[0].prediction
-    overlays = [draw_overlay(explanation) for explanation in explanations]
-    size = (overlays[0].width, overlays[0].height - BAR_HEIGHT)
+    overlays = [draw_overlay(explanation, on="model") for explanation in explanations]
+    size = draw_overlay(explanations[0], on="model", bar="none").size
+    bar_height = overlays[0].height - size[1]
     view = Image.new("RGB", overlays[0].size)  # with an empty band in place of a color bar
     view.paste(explanations[0].view.resize(size, Image.Resampling.BICUBIC))
     panels = [_panel("What the model sees", view)]
     answer = f"{prediction.label} {prediction.probabilities[prediction.label]:.0%}"
-    _write(panels[0], answer, panels[0].height - BAR_HEIGHT // 2)
+    _write(panels[0], answer, panels[0].height - bar_height // 2)
     for explanation, overlay in zip(explanations, overlays, strict=True):
         panels.append(_panel(f"{METHODS[explanation.method].title}: why {explanation.label}?", overlay))
     figure = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, panels[0].height))
