@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -42,7 +43,9 @@ class BackgroundJob(Generic[Result]):
         self._stop_event = stop_event
         self._steps: SimpleQueue[Step | None] = SimpleQueue()
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
-        self._future: Future[Result] = pool.submit(function, self._progress)
+        self._future: Future[Result] = pool.submit(
+            copy_context().run, function, self._progress
+        )  # in the language of the visitor
         self._future.add_done_callback(lambda _: self._steps.put(None))
         pool.shutdown(wait=False)  # the thread ends with its work
 
