@@ -2,6 +2,9 @@
 
 python -m training.explanations --checkpoint bundled/resnet18 --data-dir DIR --boxes DIR/boxes.csv
 
+With the `--source …` of the training run and boxes of one of these sources, the maps are measured on scans held out of
+that source instead, and added to what was measured before.
+
 Writes `explanations.json`, `figures/explanations.png` and the card of the checkpoint folder, and prints a table. The
 check with randomly labeled data (Adebayo et al. 2018) is left out: it needs a second training run to a perfect fit.
 """
@@ -20,16 +23,20 @@ import numpy as np
 from transformers import HfArgumentParser
 
 from brain_xai.checkpoint.catalog import checkpoint_folder, is_on_hub, load_checkpoint
+from brain_xai.checkpoint.folder import read_explanations
 from brain_xai.checkpoint.schema import CheckpointError
 from brain_xai.classifier import Classifier
 from brain_xai.methods import METHODS
 from training.data.sources import DataError
 from training.evaluation.held_out import BoxedScans, for_views, held_out_scans
 from training.evaluation.map_quality import CONSENSUS, Benchmark, measure_all
+from training.evaluation.maps_elsewhere import boxed_elsewhere, measure_elsewhere
 from training.evaluation.metrics import Bootstrap
+from training.evaluation.unseen import training_settings, unseen_scans
+from training.learning.settings import command_without_paths
 from training.report.card import card_of
 from training.report.figures import explanation_quality
-from training.report.tables import explanations_table
+from training.report.tables import explanations_table, maps_elsewhere_table
 
 FILE = "explanations.json"
 PACKAGES = ("torch", "timm", "captum", "numpy")
@@ -42,6 +49,9 @@ class MapSettings:
     checkpoint: str = field(metadata={"help": "bundled/<name> or a checkpoint folder."})
     data_dir: str = field(metadata={"help": "The data that the checkpoint was trained on."})
     boxes: str = field(metadata={"help": "CSV of file, x_min, y_min, x_max, y_max in fractions of width and height."})
+    source: list[str] = field(
+        default_factory=list, metadata={"help": "As for training; the boxes then belong to one of these sources."}
+    )
     methods: list[str] | None = field(default=None, metadata={"help": "Keys of METHODS; all of them if not given."})
     limit: int | None = field(
         default=None,
@@ -59,12 +69,12 @@ class MapSettings:
         words = ["python", "-m", "training.explanations"]
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if value == setting.default:
+            if value in (setting.default, []):
                 continue
-            if setting.name in ("checkpoint", "data_dir", "boxes") and not value.startswith("bundled/"):
+            if setting.name == "checkpoint" and not value.startswith("bundled/"):
                 value = Path(value).name
             words += [f"--{setting.name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
-        return shlex.join(words)
+        return command_without_paths(shlex.join(words))
 
 
 def measure_explanations(settings: MapSettings) -> dict:
@@ -79,8 +89,6 @@ def measure_explanations(settings: MapSettings) -> dict:
         ValueError: A method does not exist, or none works on this architecture.
     """
     started = time.perf_counter()
-    if is_on_hub(settings.checkpoint):
-        raise CheckpointError(f"{settings.checkpoint} is neither a bundled checkpoint nor a folder.")
     classifier = load_checkpoint(settings.checkpoint, settings.device)
     not_applicable, methods = choose_methods(classifier, settings.methods)
     benchmark = build_benchmark(settings, classifier)
@@ -95,10 +103,32 @@ def measure_explanations(settings: MapSettings) -> dict:
     }
 
 
+def measure_maps_elsewhere(settings: MapSettings) -> dict:
+    """Measure the maps of a checkpoint on the boxed scans held out of its other sources.
+
+    Returns:
+        What explanations.json holds as "elsewhere".
+
+    Raises:
+        CheckpointError, DataError, ValueError: As `measure_explanations`.
+    """
+    started, classifier = time.perf_counter(), load_checkpoint(settings.checkpoint, settings.device)
+    _, methods = choose_methods(classifier, settings.methods)
+    unseen = unseen_scans(classifier, training_settings(settings.checkpoint), settings.data_dir, settings.source)
+    framed = classifier.preprocessing.frame
+    scans, kinds = boxed_elsewhere(unseen, framed, settings.boxes, settings.seed)
+    return {
+        "seed": settings.seed,
+        "interval": Bootstrap(seed=settings.seed).describe() | {"method": "percentile bootstrap by patient"},
+        "kinds": measure_elsewhere(classifier, scans, kinds, methods, settings.limit, settings.seed),
+        "command": settings.command(),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
 def build_benchmark(settings: MapSettings, classifier: Classifier) -> Benchmark:
     """Choose the held-out images and the classes to explain; raises `DataError`."""
-    config = json.loads((checkpoint_folder(settings.checkpoint) / "config.json").read_text(encoding="utf-8"))
-    training = config["brain_xai"].get("training", {})
+    training = training_settings(settings.checkpoint)
     sets = held_out_scans(classifier, training, settings.data_dir, settings.boxes, settings.seed)
     classifier = for_views(classifier)  # framed again, the images would move in their boxes
     targets = {name: scans.labels for name, scans in sets.items()}
@@ -153,6 +183,25 @@ def class_counts(scans: BoxedScans, label_names: Sequence[str]) -> dict:
     return {"n": len(scans), "classes": dict(zip(label_names, counts, strict=True))}
 
 
+def measure(settings: MapSettings) -> dict:
+    """Measure the maps at home or, with `source`, elsewhere, and keep what the checkpoint records of the other.
+
+    Returns:
+        The content of explanations.json.
+
+    Raises:
+        CheckpointError, DataError, ValueError: As `measure_explanations`.
+    """
+    if is_on_hub(settings.checkpoint):
+        raise CheckpointError(f"{settings.checkpoint} is neither a bundled checkpoint nor a folder.")
+    before = read_explanations(checkpoint_folder(settings.checkpoint))
+    if not settings.source:
+        return measure_explanations(settings) | {key: before[key] for key in ("elsewhere",) if key in before}
+    if not before:
+        raise DataError("First measure the maps with the boxes of the main data, without --source.")
+    return before | {"elsewhere": measure_maps_elsewhere(settings)}
+
+
 def save_explanations(explanations: dict, folder: Path) -> None:
     """Write the measurements and their figure into a checkpoint folder, and renew its card if there is one."""
     (folder / FILE).write_text(json.dumps(explanations, indent=1) + "\n", encoding="utf-8")
@@ -167,12 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = HfArgumentParser(MapSettings, prog="python -m training.explanations", description=__doc__.splitlines()[0])
     (settings,) = parser.parse_args_into_dataclasses(arguments)
     try:
-        explanations = measure_explanations(settings)
+        explanations = measure(settings)
     except (DataError, CheckpointError, ValueError) as error:
         parser.error(str(error))
     save_explanations(explanations, checkpoint_folder(settings.checkpoint))
-    print(explanations_table(explanations))
-    print(f"\n{explanations['seconds']:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
+    if settings.source:
+        print(maps_elsewhere_table(explanations["elsewhere"]))
+    else:
+        print(explanations_table(explanations))
+    seconds = (explanations["elsewhere"] if settings.source else explanations)["seconds"]
+    print(f"\n{seconds:.0f} seconds; all numbers are in {FILE} of the checkpoint.")
 
 
 if __name__ == "__main__":

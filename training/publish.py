@@ -39,7 +39,7 @@ __all__ = ["PushError", "check_token", "main", "push", "push_after_training", "p
 
 ROOT = Path(__file__).resolve().parent.parent
 # What is published of a run's folder, and deleted on the Hub when the folder no longer has it.
-FILES = ("config.json", WEIGHTS_NAME, "metrics.json", "official.json", "explanations.json")
+FILES = ("config.json", WEIGHTS_NAME, "metrics.json", "official.json", "explanations.json", "robustness.json")
 FIGURES = ("figures/*.png", "examples/*.png")
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import read_explanations
-from training.report.tables import away_rows, maps_table, results_table
+from training.report.elsewhere import away_rows, coverage_rows, group_rows
+from training.report.tables import maps_table, results_table
 
 TABLES = ("results", "maps")
-METRICS = ("accuracy", "macro_f1", "recall", "tumor_miss_rate", "ece")
+METRICS = ("accuracy", "macro_f1", "tumor_miss_rate", "ece")
 
 
 def insert_tables(readme: str, checkpoints: Path) -> str:
@@ -33,8 +34,9 @@ def insert_tables(readme: str, checkpoints: Path) -> str:
         if file.is_file():
             content = _read(file)
             columns[f"{file.parent.name}, {content['split']} split"] = content
+    first = [*group_rows(columns), *away_rows(columns)]
     tables = {
-        "results": results_table(columns, METRICS, away_rows(columns)),
+        "results": results_table(columns, METRICS, first, coverage_rows(columns)),
         "maps": maps_table(folders[0].name, read_explanations(folders[0]) or None),
     }
     for name in TABLES:

@@ -1,34 +1,42 @@
-"""Measure a checkpoint on scans from other sources, and whether its answers hang on how a scan is presented.
+"""Measure a checkpoint on scans from other sources, and whether its answers hang on how a scan looks.
 
 python -m training.shortcuts --checkpoint runs/resnet18 --data-dir DIR --source DIR:yes=tumor,no=notumor,hold=0.5 …
+
+Measured per source and sequence: how often it is right, how far its probabilities can be trusted, and how often a
+harmless change of the image alters the answer; per group of test images that look alike: how often it is right; for the
+shortcuts themselves: how well the class can be told without looking at the brain.
 """
 
 import argparse
 import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
 from brain_xai.checkpoint import CheckpointError, load_checkpoint
 from brain_xai.checkpoint.catalog import checkpoint_folder
 from brain_xai.classifier import Classifier
 from brain_xai.preprocess import read_image
-from training.data.duplicate_groups import duplicate_groups
-from training.data.other_sources import OtherScans, OtherSplits, load_other, parse_source, split_other
-from training.data.sources import DataError, Scans, load_scans
-from training.data.splits import Splits
-from training.evaluation.held_out import recorded_split
-from training.evaluation.metrics import Bootstrap
-from training.report.tables import sources_table
-
-# The sequence of a scan, where the name of its file tells it.
-SEQUENCE = re.compile(r"(?<![A-Za-z0-9])(T1C|T1|T2|FLAIR)(?![A-Za-z0-9])")
-BATCH = 64
+from training.data.sources import DataError
+from training.evaluation.answers import probabilities_of
+from training.evaluation.appearance import (
+    balanced_accuracy,
+    class_from_cues,
+    clusters,
+    cues_of_files,
+    cues_of_view,
+    without_brain,
+)
+from training.evaluation.judged import Judged, judge, share, share_samples, trust_in
+from training.evaluation.metrics import Bootstrap, entry_of
+from training.evaluation.unseen import TEST, Part, Unseen, training_settings, unseen_scans
+from training.report.card import card_of
+from training.report.confidence import confidence_by_source
+from training.report.elsewhere import MIN_SCANS, sources_table, worst_group_sentence
 
 
 def _padded(image: Image.Image) -> Image.Image:
@@ -52,77 +60,6 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The answers for some scans.
-
-    `answers` int64 [n] class indices; `allowed` bool [n, classes], the answers that are right; `units` int64 [n], what
-    the bootstrap draws: patients or distinct pictures; `files` n paths.
-    """
-
-    answers: np.ndarray
-    allowed: np.ndarray
-    units: np.ndarray
-    files: list[Path]
-
-    def take(self, chosen: np.ndarray) -> "Scored":
-        """Return the scans at the indices `chosen`."""
-        files = [self.files[i] for i in chosen]
-        return Scored(self.answers[chosen], self.allowed[chosen], self.units[chosen], files)
-
-
-@torch.inference_mode()
-def answer(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """Return the class index for each of the decoded scans, uint8 [n, H, W], exactly the classifier's view."""
-    preprocessing = classifier.preprocessing
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    batches = np.array_split(pixels, -(-len(pixels) // BATCH))
-    images = (torch.tensor(batch)[:, None].float() / 255 for batch in batches)
-    return torch.cat([classifier.logits((image - mean) / std).argmax(dim=1) for image in images]).numpy()
-
-
-def share(values: np.ndarray, units: np.ndarray, seed: int) -> dict:
-    """Return the mean of `values` [n] with its 95 % bootstrap interval by unit, n and the number of units."""
-    weights = Bootstrap(seed=seed).weights(units)
-    means = weights @ values / weights.sum(axis=1).clip(min=1)
-    low, high = np.percentile(means[1:], (2.5, 97.5))
-    value, counts = float(means[0]), {"n": len(values), "units": len(np.unique(units))}
-    return {"value": value, "low": float(low), "high": float(high), **counts}
-
-
-def kinds(other: OtherScans, label_names: Sequence[str], indices: np.ndarray) -> dict[str, np.ndarray]:
-    """Group `indices` by source, sequence where known, and label; each is measured on its own."""
-    found: dict[str, list[int]] = {}
-    for index in indices:
-        sequence = SEQUENCE.search(Path(other.files[index]).stem.replace("_", " "))
-        label = " or ".join(name for name, may in zip(label_names, other.allowed[index], strict=True) if may)
-        words = [other.sources[index], sequence.group() if sequence else "", label]
-        found.setdefault(" ".join(filter(None, words)), []).append(index)
-    return {kind: np.array(found[kind]) for kind in sorted(found)}
-
-
-def recognized(scored: Scored, healthy: int, seed: int) -> dict:
-    """Return how often tumor and no tumor are told apart rightly, and how often the class is right where known."""
-    has_tumor, called_tumor = ~scored.allowed[:, healthy], scored.answers != healthy
-    result = {"tumor_or_not": share(has_tumor == called_tumor, scored.units, seed)}
-    if (scored.allowed.sum(axis=1) == 1).all():
-        right = scored.allowed[np.arange(len(scored.answers)), scored.answers]
-        result["class"] = share(right, scored.units, seed)
-    return result
-
-
-def changed_answers(classifier: Classifier, scored: Scored, seed: int) -> dict:
-    """Return per change the share of scans whose answer it changes."""
-    originals = [read_image(file) for file in scored.files]
-    height, width = classifier.preprocessing.size
-    result = {}
-    for name, change in CHANGES.items():
-        views = [classifier.prepare(change(image)).view.getchannel(0) for image in originals]
-        changed = answer(classifier, np.stack([np.asarray(view) for view in views]).reshape(-1, height, width))
-        result[name] = share(changed != scored.answers, scored.units, seed)
-    return result
-
-
-@dataclass(frozen=True)
 class Request:
     """What to measure: `sources` as for `--source` in training, `limit` scans of each kind for the changes."""
 
@@ -137,77 +74,173 @@ def measure_shortcuts(request: Request) -> dict:
     """Answer the test split and the held-out scans of other sources.
 
     Returns:
-        JSON: how often each kind of scan is answered rightly, and how often a harmless change alters the answer.
+        JSON: `kinds` of scans, the worst and the mean of the `groups`, `clusters` of test images, `confidence` per
+        source, and how well the class can be told from `cues` and from scans `without_brain`.
 
     Raises:
         CheckpointError: The checkpoint cannot be loaded.
         DataError: Data cannot be read, or its split is not that of the checkpoint's run.
     """
-    folder = checkpoint_folder(request.checkpoint)
-    classifier = load_checkpoint(request.checkpoint)
-    training = json.loads((folder / "config.json").read_text(encoding="utf-8"))["brain_xai"].get("training", {})
-    preprocessing = classifier.preprocessing
-    main = load_scans(
-        data_dir=request.data_dir,
-        size=preprocessing.size[0],
-        interpolation=preprocessing.interpolation,
-        framed=preprocessing.frame,
-    )
-    groups = duplicate_groups(main.thumbnails)
-    splits = recorded_split(classifier, training, main, groups)
-    scored = {"test": main_test(classifier, request, main, groups, splits.test)}
-    scored |= held_out_kinds(classifier, request, training, main, splits)
-    healthy = classifier.label_names.index(training["no_tumor_label"])
-    random = np.random.default_rng(request.seed)
-    results = {}
-    for kind, part in scored.items():
-        some = part.take(np.sort(random.permutation(len(part.files))[: request.limit]))
-        changes = changed_answers(classifier, some, request.seed)
-        results[kind] = recognized(part, healthy, request.seed) | {"changed_answers": changes}
+    classifier, seed = load_checkpoint(request.checkpoint), request.seed
+    unseen = unseen_scans(classifier, training_settings(request.checkpoint), request.data_dir, request.sources)
+    answers = {kind: probabilities_of(classifier, part.pixels, kind) for kind, part in unseen.kinds.items()}
+    random, kinds = np.random.default_rng(seed), {}
+    for kind, part in unseen.kinds.items():
+        some = np.sort(random.permutation(len(part))[: request.limit])
+        mirrored = probabilities_of(classifier, part.pixels[:, :, ::-1].copy(), f"{kind}, mirrored")
+        plain, averaged = (
+            judge(probabilities, part, unseen.no_tumor)
+            for probabilities in (answers[kind], (answers[kind] + mirrored) / 2)
+        )
+        kinds[kind] = recognized(part, answers[kind], unseen.no_tumor, seed) | {
+            "mirror_averaged": gained(plain, averaged, seed),
+            "changed_answers": changed_answers(classifier, part.take(some), answers[kind][some], seed),
+        }
+    looks = alike(unseen, answers[TEST], seed)
     return {
-        "checkpoint": {"name": folder.resolve().name, "revision": classifier.info.revision},
+        "checkpoint": {
+            "name": checkpoint_folder(request.checkpoint).resolve().name,
+            "revision": classifier.info.revision,
+        },
         "frame": classifier.preprocessing.frame,
-        "seed": request.seed,
-        "interval": Bootstrap(seed=request.seed).describe() | {"method": "percentile bootstrap by patient or picture"},
-        "kinds": results,
+        "seed": seed,
+        "interval": Bootstrap(seed=seed).describe() | {"method": "percentile bootstrap by patient or distinct image"},
+        "groups": worst_and_mean(groups_of(unseen, answers, looks), seed),
+        "kinds": kinds,
+        "clusters": describe_clusters(unseen, answers[TEST], looks, seed),
+        "confidence": confidence(unseen, answers, seed),
+        "cues": cues(unseen, request.data_dir, seed),
+        "without_brain": brain_masked_out(classifier, unseen, seed),
     }
 
 
-def main_test(classifier: Classifier, request: Request, main: Scans, groups: np.ndarray, test: np.ndarray) -> Scored:
-    """Answer the test split of the main data."""
-    allowed = np.eye(len(main.label_names), dtype=bool)[main.labels[test]]
-    files = [Path(request.data_dir) / main.files[i] for i in test]
-    return Scored(answer(classifier, main.pixels[test]), allowed, groups[test], files)
+def recognized(part: Part, probabilities: np.ndarray, no_tumor: int, seed: int) -> dict:
+    """Return how often tumor and no tumor are told apart rightly, and how often the class is right where known."""
+    judged = judge(probabilities, part, no_tumor)
+    return {question: share(answers.right, part.units, seed) for question, answers in judged.items()}
 
 
-def held_out_kinds(
-    classifier: Classifier, request: Request, training: dict, main: Scans, splits: Splits
-) -> dict[str, Scored]:
-    """Answer what `--source` holds out, by kind of scan."""
-    sources = [parse_source(text) for text in request.sources]
-    preprocessing = classifier.preprocessing
-    other = load_other(sources, main, training["no_tumor_label"], preprocessing.size[0], preprocessing.frame)
-    fraction = training["validation_fraction"]
-    parts = split_other(main, splits, other, sources, classifier.metrics["seed"], fraction)
-    folders = {source.name: Path(source.folder) for source in sources}
-    scored = {}
-    unseen = never_trained_on(parts, splits, with_sources=bool(training.get("source")))
-    for kind, indices in kinds(other, classifier.label_names, unseen).items():
-        files = [folders[other.sources[i]] / Path(other.files[i]).relative_to(other.sources[i]) for i in indices]
-        answers = answer(classifier, other.pixels[indices])
-        scored[kind] = Scored(answers, other.allowed[indices], parts.units[indices], files)
-    return scored
+def gained(before: dict[str, Judged], after: dict[str, Judged], seed: int) -> dict:
+    """Return how many more answers to each question are right in `after`, as a share of all."""
+    return {
+        question: share(after[question].right.astype(float) - before[question].right, before[question].units, seed)
+        for question in before
+    }
 
 
-def never_trained_on(parts: OtherSplits, splits: Splits, with_sources: bool) -> np.ndarray:
-    """Return the held-out scans without a copy among the training images; int64 indices, ascending.
+def changed_answers(classifier: Classifier, part: Part, probabilities: np.ndarray, seed: int) -> dict:
+    """Return per change the share of scans whose answer it changes."""
+    originals = [read_image(file) for file in part.files]
+    answers, result = probabilities.argmax(axis=1), {}
+    for name, change in tqdm(CHANGES.items(), desc="changed answers", leave=False):
+        views = [np.asarray(classifier.prepare(change(image)).view.getchannel(0)) for image in originals]
+        changed = probabilities_of(classifier, np.stack(views)).argmax(axis=1)
+        result[name] = share(changed != answers, part.units, seed)
+    return result
 
-    A run on several sources leaves such copies out of its training; one on the main data alone (not `with_sources`)
-    has trained on them.
+
+def alike(unseen: Unseen, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Divide the test images by their look; int64 indices into the test split, the best recognized group first."""
+    part = unseen.kinds[TEST]
+    cluster = clusters(unseen.main.thumbnails[unseen.splits.test], seed)
+    right = judge(probabilities, part, unseen.no_tumor)["class"].right
+    order = sorted(np.unique(cluster).tolist(), key=lambda index: -right[cluster == index].mean())
+    return {f"look {number}": np.flatnonzero(cluster == index) for number, index in enumerate(order, start=1)}
+
+
+def describe_clusters(unseen: Unseen, probabilities: np.ndarray, looks: dict[str, np.ndarray], seed: int) -> dict:
+    """Return for each look how often the answers are right, how many images of each class it holds, and its looks."""
+    part, result = unseen.kinds[TEST], {}
+    for name, indices in looks.items():
+        thumbnails = unseen.main.thumbnails[unseen.splits.test[indices]]
+        counts = part.allowed[indices].sum(axis=0).tolist()
+        result[name] = recognized(part.take(indices), probabilities[indices], unseen.no_tumor, seed) | {
+            "classes": dict(zip(unseen.main.label_names, counts, strict=True)),
+            "brightness": float(thumbnails.mean() / 255),
+            "filled": float(cues_of_view(thumbnails)["framing"][:, 0].mean()),
+        }
+    return result
+
+
+def groups_of(unseen: Unseen, answers: dict[str, np.ndarray], looks: dict[str, np.ndarray]) -> dict[str, Judged]:
+    """Return the groups of scans none of which may be bad: the looks of the test split, and kinds from elsewhere."""
+    test = unseen.kinds[TEST]
+    parts = {kind: (answers[kind], part) for kind, part in unseen.kinds.items() if kind != TEST}
+    parts |= {name: (answers[TEST][indices], test.take(indices)) for name, indices in looks.items()}
+    return {
+        name: judge(probabilities, part, unseen.no_tumor)["tumor_or_not"]
+        for name, (probabilities, part) in parts.items()
+        if len(part) >= MIN_SCANS
+    }
+
+
+def worst_and_mean(groups: dict[str, Judged], seed: int) -> dict:
+    """Return the lowest share of rightly told tumors and healthy scans of all groups, and the mean of the groups."""
+    if not groups:
+        return {}
+    name = min(groups, key=lambda group: groups[group].right.mean())
+    worst = share(groups[name].right, groups[name].units, seed)
+    # A seed of its own for each group: otherwise groups of equal size would be drawn in the same way.
+    samples = [
+        share_samples(group.right, group.units, seed + number) for number, group in enumerate(groups.values(), start=1)
+    ]
+    return {
+        "worst": {"name": name} | worst,
+        "mean": entry_of(np.mean(samples, axis=0)) | {"groups": len(groups)},
+        "min_scans": MIN_SCANS,
+    }
+
+
+def confidence(unseen: Unseen, answers: dict[str, np.ndarray], seed: int) -> dict:
+    """Return how far probabilities can be trusted: for the class on the test split; for tumor or not, by source."""
+    by_source: dict[str, list[Judged]] = {}
+    for kind, part in unseen.kinds.items():
+        judged = judge(answers[kind], part, unseen.no_tumor)["tumor_or_not"]
+        by_source.setdefault(TEST if kind == TEST else unseen.folders[kind].name, []).append(judged)
+    judged = {"test, class": judge(answers[TEST], unseen.kinds[TEST], unseen.no_tumor)["class"]}
+    for source, parts in by_source.items():
+        columns = ("confidence", "right", "units")
+        joined = (np.concatenate([getattr(part, column) for part in parts]) for column in columns)
+        judged[source] = Judged(*joined)
+    return {name: trust_in(answered, seed) for name, answered in judged.items()}
+
+
+def cues(unseen: Unseen, data_dir: str, seed: int) -> dict:
+    """Return how well the class of a training scan can be told from features that say nothing about tissue.
+
+    "file" are the scans as they come, "view" what the model sees of them: in the end always gray and of one size.
     """
-    trained = np.setdiff1d(splits.train, parts.purged) if with_sources else splits.train
-    of_other = parts.groups[len(parts.groups) - len(parts.units) :]
-    return parts.held_out[~np.isin(of_other[parts.held_out], parts.groups[trained])]
+    main, train = unseen.main, unseen.splits.train
+    labels, groups = main.labels[train], unseen.groups[train]
+    files = [Path(data_dir) / main.files[i] for i in train]
+    of_files = cues_of_view(main.thumbnails[train]) | cues_of_files(files)
+    seen = {"file": of_files, "view": cues_of_view(main.pixels[train])}
+    told = {
+        name: class_from_cues(cue, labels, groups, seed) for name, cue in tqdm(seen.items(), desc="cues", leave=False)
+    }
+    return told | {"chance": 1 / len(main.label_names)}
+
+
+def brain_masked_out(classifier: Classifier, unseen: Unseen, seed: int) -> dict:
+    """Return the balanced accuracy on the test split when the brain is taken out of every image."""
+    part = unseen.kinds[TEST]
+    labels = part.allowed.argmax(axis=1)
+    result = {}
+    for name, pixels in without_brain(part.pixels).items():
+        answers = probabilities_of(classifier, pixels, name).argmax(axis=1)
+        result[name] = balanced_accuracy(answers == labels, labels, part.units, seed)
+    return result | {"chance": 1 / len(unseen.main.label_names)}
+
+
+def save_shortcuts(result: dict, folder: Path) -> None:
+    """Write the measurements into metrics.json of a checkpoint folder, draw their figure, renew its card if any."""
+    file = folder / "metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8")) | {"shortcuts": result}
+    file.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    (folder / "figures").mkdir(exist_ok=True)
+    confidence_by_source(result["confidence"], folder / "figures" / "confidence.png")
+    if (folder / "README.md").is_file():
+        (folder / "README.md").write_text(card_of(folder), encoding="utf-8")
 
 
 def main() -> None:
@@ -217,19 +250,17 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="the main data of the checkpoint's run")
     parser.add_argument("--source", nargs="+", default=[], help="as for training/train.py")
     parser.add_argument("--limit", type=int, default=200, help="scans of each kind that are changed (default 200)")
-    parser.add_argument("--output", type=Path, help="JSON file (default: into metrics.json of the checkpoint's folder)")
+    parser.add_argument("--output", type=Path, help="only this JSON file, and nothing into the checkpoint's folder")
     given = parser.parse_args()
-    request = Request(given.checkpoint, given.data_dir, tuple(given.source), given.limit)
     try:
-        result = measure_shortcuts(request)
+        result = measure_shortcuts(Request(given.checkpoint, given.data_dir, tuple(given.source), given.limit))
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"error: {error}") from error
-    file, content = given.output, result
-    if file is None:
-        file = checkpoint_folder(given.checkpoint) / "metrics.json"
-        content = json.loads(file.read_text(encoding="utf-8")) | {"shortcuts": result}
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(sources_table(result))
+    if given.output is None:
+        save_shortcuts(result, checkpoint_folder(given.checkpoint))
+    else:
+        given.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"{sources_table(result)}\n\n{worst_group_sentence(result)}")
 
 
 if __name__ == "__main__":

@@ -77,4 +77,11 @@ def test_shortcuts_measures_the_held_out_scans_of_each_kind(trained, folders, so
         assert kind["tumor_or_not"]["low"] <= kind["tumor_or_not"]["value"] <= kind["tumor_or_not"]["high"]
         assert all(0 <= change["value"] <= 1 for change in kind["changed_answers"].values())
     assert "class" not in result["kinds"]["web T2 glioma or meningioma or pituitary"]  # nobody knows it
+    assert set(result["confidence"]) == {"test, class", "test", "web"}
+    assert result["confidence"]["web"]["n"] == 12
+    assert sum(look["class"]["n"] for look in result["clusters"].values()) == 16
+    assert result["groups"] == {}, "no group has enough scans"
+    for told in (*result["cues"]["file"].values(), *result["cues"]["view"].values(), *result["without_brain"].values()):
+        assert 0 <= (told if isinstance(told, float) else told["value"]) <= 1
     assert "web T2 notumor" in done.stdout
+    assert "shortcuts" not in json.loads((folder / "metrics.json").read_text()), "only the named file is written"

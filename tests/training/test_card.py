@@ -20,6 +20,7 @@ from PIL import Image
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
+from tests.helpers.measured import ENTRY, shortcuts
 from tests.helpers.scans import LABELS
 from tests.helpers.served import served
 from training.report.card import card_of, model_card
@@ -362,16 +363,57 @@ def test_the_card_shows_scans_from_other_sources_if_they_were_measured():
     plain = model_card(make_config(), make_metrics())
     assert "other hospitals" in plain
     assert "Scans from other sources" not in plain
-    share = {"value": 0.75, "low": 0.5, "high": 0.875, "n": 1234, "units": 12}
-    names = ("padded", "cropped", "darker", "brighter", "less contrast", "inverted", "mirrored")
-    changes = {name: share | {"value": index / 16} for index, name in enumerate(names)}
     kinds = {
-        "web notumor": {"tumor_or_not": share, "class": share | {"value": 0.625}, "changed_answers": changes},
-        "web glioma or meningioma": {"tumor_or_not": share, "changed_answers": changes},
+        "web notumor": {"tumor_or_not": ENTRY, "class": ENTRY | {"value": 0.625}},
+        "web glioma or meningioma": {"tumor_or_not": ENTRY},
     }
-    text = model_card(make_config(), make_metrics() | {"shortcuts": {"kinds": kinds}})
+    text = model_card(make_config(), make_metrics() | {"shortcuts": shortcuts(kinds)})
     right = "0.750 [0.500, 0.875]"
     # The most of padded and cropped is 1/16, of the three of brightness 4/16, inverted is 5/16.
-    assert f"| web notumor | 1,234 | 12 | {right} | 0.625 [0.500, 0.875] | 0.06 | 0.25 | 0.31 |" in text
-    assert f"| web glioma or meningioma | 1,234 | 12 | {right} | – | 0.06 | 0.25 | 0.31 |" in text
+    assert f"| web notumor | 1,234 | 12 | {right} | 0.625 [0.500, 0.875] | -0.013 | 0.06 | 0.25 | 0.31 |" in text
+    assert f"| web glioma or meningioma | 1,234 | 12 | {right} | – | -0.013 | 0.06 | 0.25 | 0.31 |" in text
     assert "other hospitals" not in text
+    assert "**External testing.** Held-out scans" in text
+    results = text.split("## Results\n\n")[1]
+    assert results.startswith(
+        "Tumor told from no tumor: 0.654 [0.500, 0.875] in the worst group of scans, web T1 notumor (n = 1,234); "
+        "0.812 [0.800, 0.900] on the mean of 9 groups."
+    )
+    assert "| Worst group | 0.654 [0.500, 0.875] (web, T1 notumor) |" in results
+    for part in (
+        "| look 1 | 1,234 (12) | 7 | 5 | 0.21 | 0.64 |",
+        "| border | 0.457 [0.500, 0.875] | 0.457 [0.500, 0.875] |",
+        "| size | 0.750 [0.500, 0.875] | – |",
+        "only scalp and background\nare left, and of 0.234",
+        "| web | 1,234 | 0.750 [0.500, 0.875] | 0.032 [0.500, 0.875] |",
+        "(figures/confidence.png)",
+    ):
+        assert part in text, part
+    assert "\n\n\n" not in ModelCard(text).text
+
+
+def test_the_card_shows_warnings_and_changes_if_they_were_measured():
+    gate = {"false_alarms": {"not_brain_mri": ENTRY}, "detected": {"photographs": ENTRY}}
+    text = model_card(make_config(), make_metrics() | {"trust": gate})
+    assert "| warned about: photographs | 1,234 | 0.750 [0.500, 0.875] |" in text
+    assert "### Trust\n\nWarnings:" in text
+    assert "**Robustness.** Not tested." in text
+    both = model_card(make_config(), make_metrics() | {"trust": gate, "shortcuts": shortcuts()})
+    assert both.count("### Trust") == 1
+    assert "Warnings:" in both
+
+
+def test_maps_on_scans_of_other_sources_are_shown():
+    entry = {"value": 0.4321, "low": 0.4, "high": 0.5, "n": 77}
+    found = dict.fromkeys(("pointing_game", "energy_lift"), entry)
+    elsewhere = {
+        "interval": {"level": 0.95, "method": "bootstrap by patient"},
+        "kinds": {
+            "web T1 glioma": {"n": 77, "units": 9, "methods": {"grad_cam": found}, "baselines": {"center": found}}
+        },
+        "command": "python -m training.explanations --source web",
+    }
+    text = model_card(make_config(), make_metrics(), explanations=make_explanations() | {"elsewhere": elsewhere})
+    assert "| web T1 glioma | `grad_cam` | 0.432 [0.400, 0.500], n = 77 |" in text
+    assert "| web T1 glioma | *center* |" in text
+    assert "\n\n\n" not in text

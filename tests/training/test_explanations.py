@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from brain_xai import METHODS, explain, load_checkpoint
+from brain_xai import METHODS, explain, frame, load_checkpoint
 from brain_xai.checkpoint.catalog import BUNDLED
 from brain_xai.checkpoint.folder import save_checkpoint, weights_hash
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
@@ -26,8 +26,9 @@ from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import TargetLayer, target_layer
 from brain_xai.preprocess import Preprocessing
+from tests.helpers.boxed import SETTINGS, SIDE, box_of
 from tests.helpers.nets import PLAIN
-from tests.helpers.scans import LABELS, MARKS, make_scan, write_scans
+from tests.helpers.scans import LABELS, MARKS, make_scan
 from training.data.duplicate_groups import duplicate_groups
 from training.data.sources import DataError, load_scans
 from training.data.splits import split_scans
@@ -42,7 +43,9 @@ from training.evaluation.map_quality import (
     stretch,
     summarize,
 )
+from training.evaluation.maps_elsewhere import boxed_elsewhere, measure_elsewhere
 from training.evaluation.metrics import Bootstrap, ratio_with_interval
+from training.evaluation.unseen import Part, Unseen
 from training.explanations import (
     MapSettings,
     build_benchmark,
@@ -53,59 +56,15 @@ from training.explanations import (
 )
 from training.publishing.bundle import bundle
 
-SIDE = 64
-SETTINGS = {"validation_fraction": 0.25, "test_fraction": 0.15}
 
-
-def box_of(label, mirrored=False):
-    """A box around every possible mark of a class, in fractions: the mark moves by up to 3 pixels, its radius is 5."""
-    x, y = MARKS[label]
-    x = SIDE - 1 - x if mirrored else x
-    return [(x - 8) / SIDE, (y - 8) / SIDE, (x + 9) / SIDE, (y + 9) / SIDE]
+@pytest.fixture(scope="module")
+def data(boxed_data):
+    return boxed_data
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Synthetic scans; every second test image has two copies in Training, one of them mirrored, and all have boxes."""
-    root = write_scans(tmp_path_factory.mktemp("data"), train=8, test=6)
-    rows = [
-        (f"Training/{label}/{label}_{seed:03d}.png", *box_of(label)) for label in MARKS for seed in range(8)
-    ]  # fmt: skip
-    for label in MARKS:
-        for seed in (8, 10, 12):
-            scan = make_scan(label, seed)
-            for name, image, mirrored in (("copy", scan, False), ("mirrored", ImageOps.mirror(scan), True)):
-                file = f"Training/{label}/{name}_{seed}.png"
-                image.save(root / file)
-                rows.append((file, *box_of(label, mirrored)))
-    with (root / "boxes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "x_min", "y_min", "x_max", "y_max"), *rows])
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(data, tmp_path_factory):
-    """The checkpoint folder that a run on these scans writes, with random weights."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=len(LABELS))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.uniform_(0.5, 1.5)
-    model.get_classifier().weight.data.normal_(0, 1)
-    save_checkpoint(
-        folder,
-        model,
-        label_names=LABELS,
-        preprocessing=Preprocessing((SIDE, SIDE), **PLAIN),
-        brain_xai={"temperature": 1.5, "training": SETTINGS},
-    )
-    scans = load_scans(data_dir=str(data), size=SIDE)
-    splits = split_scans(scans, duplicate_groups(scans.thumbnails), "purged", seed=3, **SETTINGS)
-    sizes = {name: len(indices) for name, indices in vars(splits).items()}
-    metrics = {"split": "purged", "seed": 3, "data": {"fingerprint": scans.fingerprint, "n": sizes}}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return folder
+def checkpoint(tiny_checkpoint):
+    return tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +298,7 @@ def test_the_recorded_command_repeats_the_settings_without_local_paths(measured)
     ("change", "message"),
     [
         (["--methods", "grad_cam", "tea_leaves"], "There is no method tea_leaves. There are: grad_cam"),
+        (["--source", "web"], "First measure the maps with the boxes of the main data"),
         (["--checkpoint", "nowhere/model"], "nowhere/model is neither a bundled checkpoint nor a folder"),
         (["--checkpoint", "bundled/nothing"], "There is no bundled/nothing"),
         (["--boxes", "nowhere.csv"], "nowhere.csv"),
@@ -407,6 +367,60 @@ def test_the_maps_of_a_model_that_reads_the_mark_beat_every_baseline():
     assert found["consensus_weights"] == {"occlusion": 1}
     assert set(found["by_answer"]["wrong"]) == set()
     assert found["by_answer"]["right"]["occlusion"]["pointing_game"]["n"] == 8
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Scans held out of "web": gliomas and tumors of unknown kind with boxes, healthy ones; two of each patient."""
+    rows, kinds = [], {}
+    for kind, label, allowed in (
+        ("web T1 glioma", "glioma", [1, 0, 0, 0]),
+        ("web T2 tumor", "pituitary", [1, 1, 0, 1]),
+        ("web T1 notumor", "notumor", [0, 0, 1, 0]),
+    ):
+        (tmp_path / "web" / label).mkdir(parents=True)
+        files = [tmp_path / "web" / label / f"{seed}_T1.png" for seed in range(6)]
+        for seed, file in enumerate(files):
+            make_scan(label, seed).save(file)
+            if label in MARKS:
+                rows.append([f"{label}/{file.name}", *box_of(label)])
+        pixels = np.stack([np.asarray(make_scan(label, seed)) for seed in range(6)])
+        kinds[kind] = Part(pixels, np.array([allowed] * 6, dtype=bool), np.arange(6) // 2, files)
+    with (tmp_path / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "x_min", "y_min", "x_max", "y_max"), *rows])
+    folders = dict.fromkeys(kinds, tmp_path / "web")
+    return Unseen(None, None, None, kinds, folders, LABELS.index("notumor")), str(tmp_path / "boxes.csv")
+
+
+def test_maps_are_measured_where_the_class_of_a_boxed_scan_is_known(elsewhere):
+    scans, kinds = boxed_elsewhere(elsewhere[0], False, elsewhere[1], seed=0)
+    assert set(kinds) == {"web T1 glioma"}
+    assert sorted(scans.groups.tolist()) == [0, 0, 1, 1, 2, 2]
+    assert (scans.labels == LABELS.index("glioma")).all()
+    assert scans.boxes == pytest.approx(np.array([box_of("glioma")] * 6), abs=1e-6)
+    found = measure_elsewhere(brightest_classifier(), scans, kinds, ["occlusion"], 4, seed=0)["web T1 glioma"]
+    assert (found["n"], found["units"]) == (6, 3)
+    assert found["methods"]["occlusion"]["pointing_game"]["value"] == 1
+    assert found["methods"]["occlusion"]["pointing_game"]["n"] == 4
+    assert found["methods"]["occlusion"]["energy_lift"]["value"] > 4
+    assert found["baselines"]["uniform"]["energy_lift"]["value"] == pytest.approx(1)
+
+
+def test_boxes_move_with_the_frame(elsewhere):
+    scans, _ = boxed_elsewhere(elsewhere[0], True, elsewhere[1], seed=0)
+    for file, box in zip(scans.files, scans.boxes, strict=True):
+        framed = np.asarray(frame(Image.open(file)).image)
+        rows, columns = np.nonzero(framed == framed.max())
+        x, y = columns.mean() / framed.shape[1], rows.mean() / framed.shape[0]
+        assert box[0] < x < box[2]
+        assert box[1] < y < box[3]
+
+
+def test_without_a_known_class_there_is_nothing_to_measure_elsewhere(elsewhere):
+    unseen, boxes = elsewhere
+    unknown = replace(unseen, kinds={kind: part for kind, part in unseen.kinds.items() if "T2" in kind})
+    with pytest.raises(DataError, match="No scan of a known class"):
+        boxed_elsewhere(unknown, False, boxes, seed=0)
 
 
 def test_blurred_pixels_replace_less_than_black_ones():

@@ -14,9 +14,9 @@ from training.data.other_sources import OtherSplits, Source, label_ids, load_oth
 from training.data.pool import make_pool
 from training.data.sources import DataError, load_scans
 from training.data.splits import SplitIdentity, Splits, TrainingData, split_scans
+from training.evaluation.unseen import never_trained_on
 from training.learning.losses import partly_known
 from training.learning.settings import TrainConfig, command_of, command_without_paths
-from training.shortcuts import never_trained_on
 
 SIZE = 32
 

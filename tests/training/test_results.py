@@ -8,8 +8,9 @@ import pytest
 
 from brain_xai import METHODS
 from brain_xai.checkpoint.folder import weights_hash
+from tests.helpers.measured import shortcuts
+from training.report.elsewhere import away_rows, coverage_rows, group_rows
 from training.report.tables import (
-    away_rows,
     explanations_table,
     maps_table,
     results_table,
@@ -93,17 +94,24 @@ def test_a_short_value_has_two_digits(value, low, high, text):
     assert with_small_interval({"value": value, "low": low, "high": high}) == text
 
 
-def test_scans_from_other_sources_have_rows_where_there_are_enough():
+def test_the_worst_group_and_scans_from_other_sources_come_first():
     shares = {"test": 1311, "web T2 glioma or meningioma": 75, "web T1 glioma": 50, "web T1 notumor": 49}
     kinds = {name: {"tumor_or_not": scored(0.9) | {"n": n, "units": n}} for name, n in shares.items()}
-    columns = {"new": run_metrics() | {"shortcuts": {"kinds": kinds}}, "old": run_metrics()}
-    assert away_rows(columns) == [
+    columns = {"new": run_metrics() | {"shortcuts": shortcuts(kinds)}, "old": run_metrics()}
+    first = [*group_rows(columns), *away_rows(columns)]
+    assert first == [
+        ["Worst group", "0.654 [0.500, 0.875] (web, T1 notumor)", "–"],
+        ["Mean of groups", "0.812 [0.800, 0.900]", "–"],
         ["Away: web, T2 tumor (n = 75)", "0.900 [0.890, 0.910]", "–"],
         ["Away: web, T1 glioma (n = 50)", "0.900 [0.890, 0.910]", "–"],
     ]
-    first_row = results_table(columns, ["accuracy"], away_rows(columns)).splitlines()[2]
-    assert first_row.startswith("| Away: web, T2 tumor (n = 75) |")
-    assert away_rows({"old": run_metrics()}) == []
+    last = coverage_rows(columns)
+    assert last == [["Accuracy at 90% coverage", "0.876 [0.500, 0.875]", "–"]]
+    lines = results_table(columns, ["accuracy"], first, last).splitlines()
+    assert lines[2].startswith("| Worst group |")
+    assert [line.split(" | ")[0] for line in lines[6:8]] == ["| Accuracy", "| Accuracy at 90% coverage"]
+    for rows in (group_rows, away_rows, coverage_rows):
+        assert rows({"old": run_metrics()}) == []
 
 
 def test_the_table_word_for_word():
@@ -158,7 +166,7 @@ def test_writing_changes_only_what_is_between_the_markers_and_can_be_repeated(re
     assert f"training seed 1.\n{RESULTS[1]}\n\n{MAPS[0]}\n| method | key | " in text
     assert text.endswith(f"The maps of `efficientnet_b0` are not measured yet.\n{MAPS[1]}\n\nThe end.\n")
     assert "old" not in text
-    for row in ("Accuracy", "Macro-F1", "Recall, glioma", "Recall, notumor", "Tumor miss rate", "ECE"):
+    for row in ("Accuracy", "Macro-F1", "Tumor miss rate", "ECE"):
         assert f"\n| {row} | " in text
     assert insert_tables(text, checkpoints) == text
 

@@ -1,16 +1,14 @@
 """The calibrated answers of a stored checkpoint for decoded scans."""
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
-from brain_xai.checkpoint.catalog import checkpoint_folder, load_checkpoint
+from brain_xai.checkpoint.catalog import load_checkpoint
 from brain_xai.classifier import Classifier
-from training.data.duplicate_groups import duplicate_groups
-from training.data.sources import load_scans
-from training.evaluation.held_out import recorded_split
+from training.evaluation.unseen import load_main, training_settings
 
 BATCH = 64
 
@@ -39,12 +37,12 @@ class TestAnswers:
 
 
 @torch.inference_mode()
-def probabilities_of(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
-    """Return calibrated probabilities, float64 [n, classes], for views uint8 [n, H, W] of the classifier."""
+def probabilities_of(classifier: Classifier, pixels: np.ndarray, name: str | None = None) -> np.ndarray:
+    """Return calibrated probabilities, float64 [n, classes], for views uint8 [n, H, W]; `name` shows a progress bar."""
     preprocessing = classifier.preprocessing
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     batches = np.array_split(pixels, max(-(-len(pixels) // BATCH), 1))
-    images = (torch.tensor(batch)[:, None].float() / 255 for batch in batches)
+    images = (torch.tensor(batch)[:, None].float() / 255 for batch in tqdm(batches, name, leave=False, disable=name is None))
     logits = torch.cat([classifier.logits((image - mean) / std) for image in images])
     return torch.softmax(logits.double() / classifier.temperature, dim=1).numpy()
 
@@ -60,18 +58,9 @@ def answers_on_test(checkpoint: str, data_dir: str) -> TestAnswers:
         CheckpointError: The checkpoint cannot be loaded.
         DataError: The data or the split is not that of the run.
     """
-    classifier = load_checkpoint(checkpoint)
-    config = json.loads((checkpoint_folder(checkpoint) / "config.json").read_text(encoding="utf-8"))
-    training = config["brain_xai"].get("training", {})
-    preprocessing = classifier.preprocessing
-    scans = load_scans(
-        data_dir=data_dir,
-        size=preprocessing.size[0],
-        interpolation=preprocessing.interpolation,
-        framed=preprocessing.frame,
-    )
-    groups = duplicate_groups(scans.thumbnails)
-    test = recorded_split(classifier, training, scans, groups).test
+    classifier, training = load_checkpoint(checkpoint), training_settings(checkpoint)
+    scans, groups, splits = load_main(classifier, training, data_dir)
+    test = splits.test
     names, no_tumor = classifier.label_names, training.get("no_tumor_label")
     return TestAnswers(
         probabilities=probabilities_of(classifier, scans.pixels[test]),

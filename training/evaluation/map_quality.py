@@ -152,19 +152,21 @@ def measure_all(benchmark: Benchmark, methods: Sequence[str], predictions: np.nd
             gains[method] = gain_over_chance(on_validation)
         if candidate.layer is not None:
             results["alignment"][method] = compare_alignment(benchmark, candidate, per_image[method])
-    for candidate in baselines(benchmark, methods[0]):
+    for candidate in [*baselines(), random_weights(benchmark, methods[0])]:
         results["baselines"][candidate.name], _, per_image[candidate.name] = measure_candidate(benchmark, candidate)
     results["baselines"]["random_weights"]["method"] = methods[0]
     results["consensus_weights"] = normalize_weights(gains)
     return results | by_subgroup(benchmark, per_image, predictions)
 
 
-def baselines(benchmark: Benchmark, method: str) -> list[Candidate]:
-    """Return maps that know nothing of the model, and those of `method` on a model with randomized weights."""
-    blind = [
-        Candidate(name, lambda pixels, target, draw=draw: draw(pixels)) for name, draw in quality.BASELINES.items()
-    ]
-    return [*blind, replace(benchmark.randomized["randomized"].method(method), name="random_weights")]
+def baselines() -> list[Candidate]:
+    """Return maps that know nothing of the model."""
+    return [Candidate(name, lambda pixels, target, draw=draw: draw(pixels)) for name, draw in quality.BASELINES.items()]
+
+
+def random_weights(benchmark: Benchmark, method: str) -> Candidate:
+    """Return the maps of `method` on a model with randomized weights."""
+    return replace(benchmark.randomized["randomized"].method(method), name="random_weights")
 
 
 def measure_candidate(benchmark: Benchmark, candidate: Candidate) -> tuple[dict, PerImage, PerImage]:

@@ -75,7 +75,7 @@ def compute_metrics(
         "tumor_miss_rate": None,
         **{name: _entries(values, label_names) for name, values in statistics.items()},
         "confusion_matrix": confusion.astype(int).tolist(),
-        "bins": _reliability_bins(probabilities, references),
+        "bins": reliability_bins(probabilities.max(1), probabilities.argmax(1) == references),
         "n": len(references),
         "groups": len(np.unique(groups)),
         "label_names": list(label_names),
@@ -116,7 +116,7 @@ def ratio_with_interval(
     With denominators of one it is the mean.
     """
     weights = bootstrap.weights(groups)
-    return _with_interval(_ratio(weights @ numerators, weights @ denominators)) | {"n": len(groups)}
+    return entry_of(_ratio(weights @ numerators, weights @ denominators)) | {"n": len(groups)}
 
 
 def _sorted(probabilities, references, groups, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,12 +145,11 @@ def _statistics(
     hits, actual, predicted = confusion.diagonal(axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)
 
     recall, f1 = _ratio(hits, actual), _ratio(2 * hits, actual + predicted)
-    auroc = np.stack([_auroc(weights, probabilities[:, i], references == i) for i in range(classes)], axis=1)
+    auroc_of_class = np.stack([auroc(weights, probabilities[:, i], references == i) for i in range(classes)], axis=1)
     of_reference = probabilities[np.arange(len(references)), references]
     nll = -np.log(of_reference.clip(min=np.finfo(float).eps))
     brier = ((probabilities - np.eye(classes)[references]) ** 2).sum(1)
     top = probabilities.max(1)
-    gaps = weights @ (np.eye(ECE_BINS)[_bin_of(top)] * (top - (predictions == references))[:, None])
 
     statistics = {
         "accuracy": hits.sum(1) / total,
@@ -159,11 +158,11 @@ def _statistics(
         "precision": _ratio(hits, predicted),
         "recall": recall,
         "f1": f1,
-        "auroc": auroc,
-        "auroc_macro": _mean_defined(auroc),
+        "auroc": auroc_of_class,
+        "auroc_macro": _mean_defined(auroc_of_class),
         "nll": weights @ nll / total,
         "brier": weights @ brier / total,
-        "ece": np.abs(gaps).sum(1) / total,
+        "ece": calibration_error(weights, top, predictions == references),
         "confusion_matrix": confusion,
     }
     if no_tumor_label is not None:
@@ -173,7 +172,13 @@ def _statistics(
     return statistics
 
 
-def _auroc(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+def calibration_error(weights: np.ndarray, confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the expected calibration error of answers with these probabilities for every row of weights, [rows]."""
+    gaps = weights @ (np.eye(ECE_BINS)[_bin_of(confidence)] * (confidence - right)[:, None])
+    return np.abs(gaps).sum(1) / weights.sum(1)
+
+
+def auroc(weights: np.ndarray, scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Return the fraction of weighted (positive, negative) pairs in the right order, ties counting half, [rows]."""
     order = np.argsort(scores)
     tie_starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
@@ -197,11 +202,11 @@ def _mean_defined(values: np.ndarray) -> np.ndarray:
 def _entries(values: np.ndarray, label_names: list[str]) -> dict:
     """Return a metric [1 + samples] with its interval, or one of each class [1 + samples, classes] by label name."""
     if values.ndim == 1:
-        return _with_interval(values)
-    return {label: _with_interval(column) for label, column in zip(label_names, values.T, strict=True)}
+        return entry_of(values)
+    return {label: entry_of(column) for label, column in zip(label_names, values.T, strict=True)}
 
 
-def _with_interval(values: np.ndarray) -> dict[str, float | None]:
+def entry_of(values: np.ndarray) -> dict[str, float | None]:
     """Return the first number as the value, and the interval of the others, its bootstrap samples."""
     samples = values[1:][np.isfinite(values[1:])]
     tail = (1 - INTERVAL_LEVEL) / 2
@@ -214,20 +219,24 @@ def _bin_of(top: np.ndarray) -> np.ndarray:
     return np.digitize(top, np.linspace(0, 1, ECE_BINS + 1)[1:-1], right=True)
 
 
-def _reliability_bins(probabilities: np.ndarray, references: np.ndarray) -> list[dict]:
-    """Return mean top probability and accuracy of each bin, None in an empty one: the bars of a reliability diagram."""
-    top, correct = probabilities.max(1), probabilities.argmax(1) == references
+def reliability_bins(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
+    """Return mean probability and accuracy of each bin, None in an empty one: the bars of a reliability diagram.
+
+    Args:
+        confidence: The probability of each answer, [n].
+        right: Whether each answer is right, bool [n].
+    """
     edges = np.linspace(0, 1, ECE_BINS + 1)
     bins = []
     for index, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        inside = _bin_of(top) == index
+        inside = _bin_of(confidence) == index
         bins.append(
             {
                 "low": low,
                 "high": high,
                 "count": int(inside.sum()),
-                "probability": float(top[inside].mean()) if inside.any() else None,
-                "accuracy": float(correct[inside].mean()) if inside.any() else None,
+                "probability": float(confidence[inside].mean()) if inside.any() else None,
+                "accuracy": float(right[inside].mean()) if inside.any() else None,
             }
         )
     return bins

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
 from training.publishing.local_paths import check_no_local_paths
 from training.publishing.upload import PushError
-from training.report.card import card_of
+from training.report.card import ROBUSTNESS_FILE, card_of
 
 MAX_BYTES = 13_000_000
 
@@ -24,7 +24,8 @@ def bundle(run: Path, folder: Path, official: Path | None = None) -> None:
         PushError: A file is missing, the weights are larger than `MAX_BYTES`, or a file names a path of this machine.
     """
     files = {name: run / name for name in ("config.json", WEIGHTS_NAME, "metrics.json")}
-    files |= {name: run / name for name in ("official.json", "explanations.json") if (run / name).is_file()}
+    optional = ("official.json", "explanations.json", ROBUSTNESS_FILE)
+    files |= {name: run / name for name in optional if (run / name).is_file()}
     if official is not None:
         files["official.json"] = official / "metrics.json"
     if missing := [str(file) for file in files.values() if not file.is_file()]:

@@ -9,18 +9,30 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from brain_xai.checkpoint.folder import read_explanations
+from brain_xai.checkpoint.folder import read_explanations, weights_hash
+from brain_xai.checkpoint.schema import WEIGHTS_NAME
+from training.report.elsewhere import (
+    confidence_table,
+    coverage_rows,
+    cues_table,
+    group_rows,
+    looks_table,
+    sources_table,
+    worst_group_sentence,
+)
+from training.report.robustness import gate_table, robustness_table
 from training.report.tables import (
     METRIC_NAMES,
     explanations_table,
+    maps_elsewhere_table,
     markdown_table,
     named_entries,
     results_table,
-    sources_table,
     with_interval,
 )
 
 LICENSE = "mit"
+ROBUSTNESS_FILE = "robustness.json"
 TAGS = ["image-classification", "timm", "transformers", "medical-imaging", "mri", "brain-tumor", "explainability"]
 PER_CLASS = ("precision", "recall", "f1", "auroc")
 # The Hub's names of metrics where they differ from ours.
@@ -36,7 +48,7 @@ def card_of(folder: Path, repo_id: str = "", tag: str = "") -> str:
 
     return model_card(
         content("config.json"),
-        content("metrics.json"),
+        content("metrics.json") | _robustness(folder),
         official=content("official.json"),
         explanations=read_explanations(folder),
         has_maps=(folder / "figures" / "maps.png").is_file(),
@@ -58,7 +70,7 @@ def model_card(
     Args:
         config: The content of its config.json.
         metrics: The content of its metrics.json. Its `notes`, a list of sentences about this one checkpoint that a
-            person has added, become limitations.
+            person has added, become limitations; its `robustness` is the content of robustness.json.
         official: The metrics.json of the same settings trained on the official split, shown for comparison.
         explanations: The content of its explanations.json, if its maps were measured.
         has_maps: Whether there is figures/maps.png.
@@ -86,6 +98,14 @@ def model_card(
         repo_id=repo_id,
         tag=tag,
     )
+
+
+def _robustness(folder: Path) -> dict:
+    """Return the content of robustness.json as `robustness`; {} without one, or if other weights were measured."""
+    file = folder / ROBUSTNESS_FILE
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    measured = content.get("checkpoint", {}).get("revision")
+    return {"robustness": content} if measured and measured == weights_hash(folder / WEIGHTS_NAME) else {}
 
 
 def _front_matter(config: dict, runs: list[dict]) -> ModelCardData:
@@ -143,7 +163,8 @@ def _counts_table(counts: dict[str, int]) -> str:
 def _results_table(runs: list[dict]) -> str:
     """Return all metrics but those per class, of which only recall, with one column per run."""
     metrics = [name for name in METRIC_NAMES if name not in PER_CLASS]
-    return results_table({f"{run['split']} split": run for run in runs}, [*metrics, "recall"])
+    columns = {f"{run['split']} split": run for run in runs}
+    return results_table(columns, [*metrics, "recall"], group_rows(columns), coverage_rows(columns))
 
 
 def _class_table(test: dict) -> str:
@@ -192,7 +213,14 @@ FILTERS = {
     "class_table": _class_table,
     "confusion_table": _confusion_table,
     "explanations_table": explanations_table,
+    "maps_elsewhere_table": maps_elsewhere_table,
+    "worst_group_sentence": worst_group_sentence,
     "sources_table": sources_table,
+    "looks_table": looks_table,
+    "cues_table": cues_table,
+    "confidence_table": confidence_table,
+    "gate_table": gate_table,
+    "robustness_table": robustness_table,
     "frequent_errors": _frequent_errors,
     "misses": _misses,
 }

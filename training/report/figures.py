@@ -94,7 +94,7 @@ def reliability(metrics: dict, path: Path) -> Figure:
     means = [row["probability"] for row in bins]
     upper.plot(means, accuracies, "o", label="at the bin's mean probability", **points)
     upper.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1.5, label="perfect calibration")
-    _tidy(upper)
+    tidy(upper)
     upper.set_ylim(0, 1.03)
     upper.yaxis.set_major_formatter(PercentFormatter(1))
     upper.set_ylabel("accuracy", fontsize=12)
@@ -113,7 +113,7 @@ def _draw_counts(axes: Axes, centers: list[float], counts: list[int], width: flo
     axes.bar(centers, counts, width, color=GRAY)
     for center, count in zip(centers, counts, strict=True):
         axes.annotate(f"{count:,}", (center, count), (0, 2), textcoords="offset points", ha="center", fontsize=10)
-    _tidy(axes)
+    tidy(axes)
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(counts) * 4)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -166,7 +166,7 @@ def _draw_entries(axes: Axes, entries: list[dict]) -> None:
             fontsize=9,
             color=GRAY,
         )
-    _tidy(axes)
+    tidy(axes)
     axes.margins(x=0.15)
 
 
@@ -180,7 +180,7 @@ def _title(what: str, metrics: dict, metric: str) -> str:
 def _draw_epochs(axes: Axes, title: str, history: list[dict], keys: tuple[str, str]) -> None:
     _plot(axes, history, keys[0], BLUE, "--", "training")
     _plot(axes, history, keys[1], ORANGE, "-", "validation")
-    _tidy(axes)
+    tidy(axes)
     axes.set_title(title, fontsize=12)
     axes.set_xlabel("epoch", fontsize=12)
     axes.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
@@ -214,7 +214,8 @@ def _mark_sizes(axes: Axes, history: list[dict]) -> None:
         )
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Draw a plain frame with horizontal lines."""
     axes.tick_params(labelsize=11)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -28,14 +28,6 @@ MEASURE_DEFINITIONS = (
     "evidence inside the box, over the box's share of the image. SRG: how much sooner the probability falls when the "
     "most important pixels are replaced first instead of last."
 )
-# Columns of answers that a change of the image alters: the most of these changes.
-CHANGED_ANSWERS = {
-    "changed by framing": ("padded", "cropped"),
-    "by brightness": ("darker", "brighter", "less contrast"),
-    "by inversion": ("inverted",),
-}
-# A kind of scans from another source has a row of its own in the README from this number of scans on.
-MIN_SCANS = 50
 # What a map that knows nothing of the model scores.
 CHANCE_ROWS = {"uniform": "The same evidence everywhere.", "center": "A soft blob in the middle of the image."}
 
@@ -75,46 +67,27 @@ def named_entries(test: dict, metric: str) -> dict[str, dict]:
     return {name: entry} if "value" in entry else {f"{name}, {label}": entry[label] for label in entry}
 
 
-def results_table(columns: dict[str, dict], metrics: Sequence[str], more: Sequence[Sequence[str]] = ()) -> str:
+def results_table(
+    columns: dict[str, dict],
+    metrics: Sequence[str],
+    first: Sequence[Sequence[str]] = (),
+    last: Sequence[Sequence[str]] = (),
+) -> str:
     """Return a table of test metrics; its caption names n, seed and the kind of interval.
 
     Args:
         columns: The content of one metrics.json per column, by the title of the column.
         metrics: Keys of `METRIC_NAMES`; a metric with a value per class gets a row for each class.
-        more: Further rows, put first.
+        first: Further rows, put first.
+        last: Further rows, put last.
     """
     tests = [column["test"] for column in columns.values()]
-    rows = [*more]
+    rows = [*first]
     for metric in metrics:
         named = [named_entries(test, metric) for test in tests]
         names = dict.fromkeys(name for entries in named for name in entries)
         rows += [[name, *(with_interval(entries.get(name)) for entries in named)] for name in names]
-    return f"{markdown_table(['Test images', *columns], rows)}\n\n{_results_caption(columns)}"
-
-
-def away_rows(columns: dict[str, dict]) -> list[list[str]]:
-    """Return rows for `results_table`: how often tumor and no tumor are told apart on scans from other sources."""
-    measured = [column.get("shortcuts", {}).get("kinds", {}) for column in columns.values()]
-    kinds = dict.fromkeys(
-        kind
-        for kinds in measured
-        for kind, shares in kinds.items()
-        if kind != "test" and shares["tumor_or_not"]["n"] >= MIN_SCANS
-    )
-    rows = []
-    for kind in kinds:
-        entries = [kinds[kind]["tumor_or_not"] if kind in kinds else None for kinds in measured]
-        n = next(entry["n"] for entry in entries if entry)
-        rows.append([f"Away: {_short(kind)} (n = {n})", *map(with_interval, entries)])
-    return rows
-
-
-def _short(kind: str) -> str:
-    """Shorten the name of a kind of scans: several classes together mean a tumor of unknown kind."""
-    source, *words = kind.split(" ")
-    if "or" in words:
-        words = [*filter(str.isupper, words), "tumor"]  # the sequence, where known
-    return f"{source}, {' '.join(words)}"
+    return f"{markdown_table(['Test images', *columns], [*rows, *last])}\n\n{_results_caption(columns)}"
 
 
 def _results_caption(columns: dict[str, dict]) -> str:
@@ -148,6 +121,19 @@ def explanations_table(explanations: dict) -> str:
         *_alignment_caption(explanations),
     ]
     return f"{markdown_table(['Maps', *EXPLANATION_MEASURES.values()], rows)}\n\n{' '.join(caption)}"
+
+
+def maps_elsewhere_table(elsewhere: dict) -> str:
+    """Return where the maps lie on scans of other sources: a row per kind of scan and method, and a caption."""
+    rows = []
+    for kind, measured in elsewhere["kinds"].items():
+        named = {f"`{name}`": entries for name, entries in measured["methods"].items()}
+        named |= {f"*{name}*": measured["baselines"][name] for name in CHANCE_ROWS if name in measured["baselines"]}
+        for name, entries in named.items():
+            rows.append([kind, name, *(_with_n(entries[measure]) for measure in ("pointing_game", "energy_lift"))])
+    titles = [EXPLANATION_MEASURES[measure] for measure in ("pointing_game", "energy_lift")]
+    caption = f"{elsewhere['interval']['level']:.0%} intervals, {elsewhere['interval']['method']}."
+    return f"{markdown_table(['Scans', 'maps', *titles], rows, left=2)}\n\n{caption}"
 
 
 def _with_n(entry: dict | None) -> str:
@@ -208,23 +194,3 @@ def _sample_sizes(methods: dict[str, dict], measure: str) -> str:
     usual = max(by_size, key=lambda n: len(by_size[n]))
     others = [f"{', '.join(keys)}: {n}" for n, keys in by_size.items() if n != usual]
     return f"{usual} ({'; '.join(others)})" if others else f"{usual}"
-
-
-def sources_table(shortcuts: dict) -> str:
-    """Return how often the scans of each source are answered rightly, and how often a harmless change alters that.
-
-    Args:
-        shortcuts: What `training.shortcuts` measured: `kinds` by name.
-
-    Returns:
-        A Markdown table with a row per kind of scan.
-    """
-    rows = []
-    for kind, measured in shortcuts["kinds"].items():
-        entry = measured["tumor_or_not"]
-        changed = {name: change["value"] for name, change in measured["changed_answers"].items()}
-        shares = (max(changed[name] for name in names) for names in CHANGED_ANSWERS.values())
-        counts = [f"{entry['n']:,}", f"{entry['units']:,}"]
-        right = [with_interval(entry), with_interval(measured.get("class"))]
-        rows.append([kind, *counts, *right, *(f"{share:.2f}" for share in shares)])
-    return markdown_table(["Scans", "n", "patients or images", "tumor or not", "class", *CHANGED_ANSWERS], rows)
