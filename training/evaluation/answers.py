@@ -42,7 +42,8 @@ def probabilities_of(classifier: Classifier, pixels: np.ndarray, name: str | Non
     preprocessing = classifier.preprocessing
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     batches = np.array_split(pixels, max(-(-len(pixels) // BATCH), 1))
-    images = (torch.tensor(batch)[:, None].float() / 255 for batch in tqdm(batches, name, leave=False, disable=name is None))
+    batches = tqdm(batches, name, leave=False, disable=name is None)
+    images = (torch.tensor(batch)[:, None].float() / 255 for batch in batches)
     logits = torch.cat([classifier.logits((image - mean) / std) for image in images])
     return torch.softmax(logits.double() / classifier.temperature, dim=1).numpy()
 
