@@ -26,13 +26,13 @@ from training.evaluation.answers import probabilities_of
 from training.evaluation.appearance import (
     balanced_accuracy,
     class_from_cues,
-    clusters,
     cues_of_files,
     cues_of_view,
     without_brain,
 )
-from training.evaluation.judged import Judged, judge, share, share_samples, trust_in
-from training.evaluation.metrics import Bootstrap, entry_of
+from training.evaluation.groups import alike, describe_clusters, gained, groups_of, recognized, worst_and_mean
+from training.evaluation.judged import Judged, judge, share, trust_in
+from training.evaluation.metrics import Bootstrap
 from training.evaluation.unseen import TEST, Part, Unseen, training_settings, unseen_scans
 from training.report.card import card_of
 from training.report.confidence import confidence_by_source
@@ -105,26 +105,12 @@ def measure_shortcuts(request: Request) -> dict:
         "frame": classifier.preprocessing.frame,
         "seed": seed,
         "interval": Bootstrap(seed=seed).describe() | {"method": "percentile bootstrap by patient or distinct image"},
-        "groups": worst_and_mean(groups_of(unseen, answers, looks), seed),
+        "groups": worst_and_mean(groups_of(unseen, answers, looks, MIN_SCANS), seed),
         "kinds": kinds,
         "clusters": describe_clusters(unseen, answers[TEST], looks, seed),
         "confidence": confidence(unseen, answers, seed),
         "cues": cues(unseen, request.data_dir, seed),
         "without_brain": brain_masked_out(classifier, unseen, seed),
-    }
-
-
-def recognized(part: Part, probabilities: np.ndarray, no_tumor: int, seed: int) -> dict:
-    """Return how often tumor and no tumor are told apart rightly, and how often the class is right where known."""
-    judged = judge(probabilities, part, no_tumor)
-    return {question: share(answers.right, part.units, seed) for question, answers in judged.items()}
-
-
-def gained(before: dict[str, Judged], after: dict[str, Judged], seed: int) -> dict:
-    """Return how many more answers to each question are right in `after`, as a share of all."""
-    return {
-        question: share(after[question].right.astype(float) - before[question].right, before[question].units, seed)
-        for question in before
     }
 
 
@@ -137,58 +123,6 @@ def changed_answers(classifier: Classifier, part: Part, probabilities: np.ndarra
         changed = probabilities_of(classifier, np.stack(views)).argmax(axis=1)
         result[name] = share(changed != answers, part.units, seed)
     return result
-
-
-def alike(unseen: Unseen, probabilities: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Divide the test images by their look; int64 indices into the test split, the best recognized group first."""
-    part = unseen.kinds[TEST]
-    cluster = clusters(unseen.main.thumbnails[unseen.splits.test], seed)
-    right = judge(probabilities, part, unseen.no_tumor)["class"].right
-    order = sorted(np.unique(cluster).tolist(), key=lambda index: -right[cluster == index].mean())
-    return {f"look {number}": np.flatnonzero(cluster == index) for number, index in enumerate(order, start=1)}
-
-
-def describe_clusters(unseen: Unseen, probabilities: np.ndarray, looks: dict[str, np.ndarray], seed: int) -> dict:
-    """Return for each look how often the answers are right, how many images of each class it holds, and its looks."""
-    part, result = unseen.kinds[TEST], {}
-    for name, indices in looks.items():
-        thumbnails = unseen.main.thumbnails[unseen.splits.test[indices]]
-        counts = part.allowed[indices].sum(axis=0).tolist()
-        result[name] = recognized(part.take(indices), probabilities[indices], unseen.no_tumor, seed) | {
-            "classes": dict(zip(unseen.main.label_names, counts, strict=True)),
-            "brightness": float(thumbnails.mean() / 255),
-            "filled": float(cues_of_view(thumbnails)["framing"][:, 0].mean()),
-        }
-    return result
-
-
-def groups_of(unseen: Unseen, answers: dict[str, np.ndarray], looks: dict[str, np.ndarray]) -> dict[str, Judged]:
-    """Return the groups of scans none of which may be bad: the looks of the test split, and kinds from elsewhere."""
-    test = unseen.kinds[TEST]
-    parts = {kind: (answers[kind], part) for kind, part in unseen.kinds.items() if kind != TEST}
-    parts |= {name: (answers[TEST][indices], test.take(indices)) for name, indices in looks.items()}
-    return {
-        name: judge(probabilities, part, unseen.no_tumor)["tumor_or_not"]
-        for name, (probabilities, part) in parts.items()
-        if len(part) >= MIN_SCANS
-    }
-
-
-def worst_and_mean(groups: dict[str, Judged], seed: int) -> dict:
-    """Return the lowest share of rightly told tumors and healthy scans of all groups, and the mean of the groups."""
-    if not groups:
-        return {}
-    name = min(groups, key=lambda group: groups[group].right.mean())
-    worst = share(groups[name].right, groups[name].units, seed)
-    # A seed of its own for each group: otherwise groups of equal size would be drawn in the same way.
-    samples = [
-        share_samples(group.right, group.units, seed + number) for number, group in enumerate(groups.values(), start=1)
-    ]
-    return {
-        "worst": {"name": name} | worst,
-        "mean": entry_of(np.mean(samples, axis=0)) | {"groups": len(groups)},
-        "min_scans": MIN_SCANS,
-    }
 
 
 def confidence(unseen: Unseen, answers: dict[str, np.ndarray], seed: int) -> dict:

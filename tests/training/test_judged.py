@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training.evaluation.groups import gained, worst_and_mean
 from training.evaluation.judged import Judged, accuracy_at, judge, share, trust_in
 from training.evaluation.unseen import Part
 
@@ -73,3 +74,24 @@ def test_scans_of_one_patient_are_drawn_together():
     together, apart = share(values, np.array([0, 0, 1, 1]), 0), share(values, np.arange(4), 0)
     assert (together["value"], together["n"], together["units"]) == (0.5, 4, 2)
     assert together["high"] - together["low"] > apart["high"] - apart["low"]
+
+
+def test_the_worst_group_and_the_mean_of_groups_of_any_size():
+    def group(right):
+        return Judged(np.ones(len(right)), np.array(right, dtype=bool), np.arange(len(right)))
+
+    found = worst_and_mean({"large": group([1] * 90 + [0] * 10), "small": group([1, 0, 1, 0])}, seed=0)
+    assert (found["worst"]["name"], found["worst"]["value"], found["worst"]["n"]) == ("small", 0.5, 4)
+    assert found["mean"]["value"] == pytest.approx(0.7)  # not .88, the mean of all scans
+    assert found["mean"]["low"] < 0.7 < found["mean"]["high"]
+    assert found["mean"]["groups"] == 2
+    assert worst_and_mean({}, seed=0) == {}
+
+
+def test_what_a_second_answer_gains_is_counted_in_pairs():
+    before, after = (
+        {"class": Judged(np.ones(4), np.array(right), np.arange(4))}
+        for right in ([True, False, False, True], [True, True, True, False])
+    )
+    assert gained(before, after, seed=0)["class"]["value"] == 0.25
+    assert gained(before, before, seed=0)["class"]["high"] == 0
