@@ -36,7 +36,7 @@ from training.evaluation.metrics import Bootstrap
 from training.evaluation.unseen import TEST, Part, Unseen, training_settings, unseen_scans
 from training.report.card import card_of
 from training.report.confidence import confidence_by_source
-from training.report.elsewhere import MIN_SCANS, sources_table, worst_group_sentence
+from training.report.elsewhere import sources_table, worst_group_sentence
 
 
 def _padded(image: Image.Image) -> Image.Image:
@@ -105,7 +105,7 @@ def measure_shortcuts(request: Request) -> dict:
         "frame": classifier.preprocessing.frame,
         "seed": seed,
         "interval": Bootstrap(seed=seed).describe() | {"method": "percentile bootstrap by patient or distinct image"},
-        "groups": worst_and_mean(groups_of(unseen, answers, looks, MIN_SCANS), seed),
+        "groups": worst_and_mean(groups_of(unseen, answers, looks), seed),
         "kinds": kinds,
         "clusters": describe_clusters(unseen, answers[TEST], looks, seed),
         "confidence": confidence(unseen, answers, seed),

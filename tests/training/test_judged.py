@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.evaluation.groups import gained, worst_and_mean
+from training.evaluation.groups import gained, groups_of, worst_and_mean
 from training.evaluation.judged import Judged, accuracy_at, judge, share, trust_in
-from training.evaluation.unseen import Part
+from training.evaluation.unseen import TEST, Part, Unseen
 
 HEALTHY = 2
 
@@ -95,3 +95,15 @@ def test_what_a_second_answer_gains_is_counted_in_pairs():
     )
     assert gained(before, after, seed=0)["class"]["value"] == 0.25
     assert gained(before, before, seed=0)["class"]["high"] == 0
+
+
+def test_tumors_in_a_look_of_healthy_scans_are_a_group_of_their_own():
+    allowed = [[0, 0, 1]] * 60 + [[1, 0, 0]] * 25 + [[0, 1, 0]] * 10
+    part, healthy = part_of(allowed), np.tile([0.1, 0.1, 0.8], (95, 1))
+    unseen = Unseen(None, None, None, {TEST: part, "web T1 glioma": part.take(np.arange(60, 79))}, {}, HEALTHY)
+    looks = {"look 1": np.arange(85), "look 2": np.arange(85, 95)}
+    groups = groups_of(unseen, {TEST: healthy, "web T1 glioma": healthy[:19]}, looks)
+    assert {name: (len(group.right), group.right.mean()) for name, group in groups.items()} == {
+        "look 1, tumor": (25, 0),
+        "look 1, no tumor": (60, 1),
+    }, "10 and 19 scans are too few"

@@ -7,6 +7,9 @@ from training.evaluation.judged import Judged, judge, share, share_samples
 from training.evaluation.metrics import entry_of
 from training.evaluation.unseen import TEST, Part, Unseen
 
+# Scans that a group must have to be the worst one.
+MIN_SCANS = 20
+
 
 def recognized(part: Part, probabilities: np.ndarray, no_tumor: int, seed: int) -> dict:
     """Return how often tumor and no tumor are told apart rightly, and how often the class is right where known."""
@@ -45,20 +48,22 @@ def describe_clusters(unseen: Unseen, probabilities: np.ndarray, looks: dict[str
     return result
 
 
-def groups_of(
-    unseen: Unseen, answers: dict[str, np.ndarray], looks: dict[str, np.ndarray], min_scans: int
-) -> dict[str, Judged]:
-    """Return the groups of scans none of which may be bad: kinds from elsewhere, and the looks of the test split.
+def groups_of(unseen: Unseen, answers: dict[str, np.ndarray], looks: dict[str, np.ndarray]) -> dict[str, Judged]:
+    """Return the groups none of which may be bad: kinds from elsewhere, and each look with and without a tumor.
 
-    Groups of fewer than `min_scans` are left out, because their accuracy is mostly chance.
+    Apart, because in a look of mostly healthy scans the few tumors may all be missed without anybody seeing it. Groups
+    of fewer than `MIN_SCANS` scans are left out: their accuracy is mostly chance.
     """
     test = unseen.kinds[TEST]
     parts = {kind: (answers[kind], part) for kind, part in unseen.kinds.items() if kind != TEST}
-    parts |= {name: (answers[TEST][indices], test.take(indices)) for name, indices in looks.items()}
+    for name, indices in looks.items():
+        healthy = test.allowed[indices, unseen.no_tumor]
+        for label, chosen in (("tumor", indices[~healthy]), ("no tumor", indices[healthy])):
+            parts[f"{name}, {label}"] = answers[TEST][chosen], test.take(chosen)
     return {
         name: judge(probabilities, part, unseen.no_tumor)["tumor_or_not"]
         for name, (probabilities, part) in parts.items()
-        if len(part) >= min_scans
+        if len(part) >= MIN_SCANS
     }
 
 
