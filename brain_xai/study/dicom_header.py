@@ -192,6 +192,7 @@ def _facts(dataset: Any) -> FileFacts:
 def _frames(dataset: Any, facts: FileFacts, source: int) -> Iterator[Frame]:
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [None])[0]
     each = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    one_for_all = facts.frames > 1 and not each  # old files of many frames say only where the first one lies
     for number in range(facts.frames):
         groups = [group for group in (each[number] if number < len(each) else None, shared) if group is not None]
 
@@ -211,7 +212,7 @@ def _frames(dataset: Any, facts: FileFacts, source: int) -> Iterator[Frame]:
             source=source,
             number=number,
             instance=(_number(dataset.get("InstanceNumber")) or 0.0) + number,
-            position=_numbers(value("ImagePositionPatient", "PlanePositionSequence"), 3),
+            position=None if one_for_all else _numbers(value("ImagePositionPatient", "PlanePositionSequence"), 3),
             orientation=None if orientation is None else _unit(orientation.reshape(2, 3)),
             spacing=(1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1])),
             thickness=_number(value("SliceThickness", "PixelMeasuresSequence")) or 1.0,

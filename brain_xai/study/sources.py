@@ -18,6 +18,9 @@ HEAD_BYTES = 352
 GZIP, ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 # Other methods of packing may ask for gigabytes to unpack anything.
 PLAIN_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# The end of an archive, with the size of its list of files; a comment of up to 64 kB may follow.
+ZIP_END, ZIP_64, END_BYTES = b"PK\x05\x06", b"PK\x06\x07", 2**16 + 22
+MAX_DIRECTORY_BYTES = 1024 * MAX_FILES
 DAMAGED_ZIP_TEXT = "The ZIP archive is damaged or incomplete. Make it again, then retry."
 
 
@@ -105,11 +108,11 @@ def _source(path: Path) -> Source:
 
 def _members(path: Path, stack: ExitStack) -> list[Source]:
     """Return the files of an archive. Their names are never used as paths."""
+    _check_directory(path)
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UnreadableStudy(DAMAGED_ZIP_TEXT) from error
-    # The list is in memory already; its length is bounded by the size of the file.
     infos = [info for info in archive.infolist() if not (info.is_dir() or _is_rubbish(info.filename))]
     if len(infos) > MAX_FILES:
         raise UnreadableStudy(TOO_MANY_FILES_TEXT)
@@ -125,6 +128,19 @@ def _members(path: Path, stack: ExitStack) -> list[Source]:
     if any(source.kind == "ZIP" for source in sources):
         raise UnreadableStudy("There is another archive inside the ZIP archive. Unpack it, then choose one series.")
     return sources
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse an archive that lists too many files: `zipfile` reads the whole list into memory."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - END_BYTES))
+        end = file.read()
+    start = end.find(ZIP_END)
+    while start >= 0:
+        size = int.from_bytes(end[start + 12 : start + 16], "little")
+        if size > MAX_DIRECTORY_BYTES or ZIP_64 in end:
+            raise UnreadableStudy(TOO_MANY_FILES_TEXT)
+        start = end.find(ZIP_END, start + 1)
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Source:

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
+from brain_xai.study.annotation import has_text
 from brain_xai.study.limits import MAX_SLICES, TOO_MANY_SLICES_TEXT
 from brain_xai.study.volume import ENDS, PLANES, Note, Volume, axes_in_head
 from brain_xai.unreadable import UnreadableStudy
@@ -16,6 +17,11 @@ BLACK_PERCENTILE, WHITE_PERCENTILE = 0.2, 99.8
 SAMPLES = 2_000_000
 # A window that leaves less than this share of the slice between black and white shows nothing.
 MIN_SHOWN = 0.02
+# How many slices are looked at for text.
+CHECKED_FOR_TEXT = 7
+TEXT = Note(
+    "text_in_image", "There seems to be text in a corner of the slices. It may name the patient: look before you share."
+)
 # Pixels are made square if one side is longer by this factor.
 SQUARE = 1.02
 # For the planes of `PLANES`: the axis of the head across the slices, down the rows and along the columns, each with
@@ -52,10 +58,12 @@ class Study:
         """What the study was read from: "DICOM" or "NIfTI"."""
         return self.volume.kind
 
-    @property
+    @cached_property
     def notes(self) -> tuple[Note, ...]:
         """What users must know about the files."""
-        return self.volume.notes
+        step = max(len(self) // CHECKED_FOR_TEXT, 1)
+        checked = [has_text(self.image(index)) for index in range(0, len(self), step)]
+        return (*self.volume.notes, TEXT) if 2 * sum(checked) > len(checked) else self.volume.notes
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -86,6 +94,14 @@ class Study:
         """
         axes, directions = zip(*self._order, strict=True)
         return values.transpose(axes)[tuple(slice(None, None, step) for step in directions)]
+
+    def center(self, index: int) -> tuple[float, float, float]:
+        """Return the center of a slice in millimeters, toward the right, the front and the top (RAS+)."""
+        axis, direction = self._order[0]
+        middle = (np.array(self.volume.values.shape) - 1) / 2
+        middle[axis] = index if direction > 0 else len(self) - 1 - index
+        x, y, z = (self.volume.affine @ (*middle, 1))[:3]
+        return float(x), float(y), float(z)
 
     def slice(self, index: int) -> np.ndarray:
         """Return the values of a slice, float32 [rows, columns], in the unit of the files; 0 where not finite."""

@@ -149,6 +149,13 @@ def test_a_file_of_many_frames(volume, tmp_path):
     assert (study.plane, study.spacing) == ("axial", (3, 0.5, 0.5))
 
 
+def test_an_old_file_of_many_frames_without_their_positions(volume, tmp_path):
+    one = series_of(volume, NumberOfFrames=len(volume), PixelData=volume.tobytes())[0]
+    study = read_study(write(tmp_path / "series", [one]))
+    np.testing.assert_array_equal(stacked(study), volume)
+    assert [note.code for note in study.notes] == ["not_sorted_by_position"]
+
+
 def test_white_is_zero(volume, tmp_path):
     inverted = series_of(65535 - volume, PhotometricInterpretation="MONOCHROME1")
     upright = read_study(write(tmp_path / "upright", series_of(volume)))
