@@ -23,6 +23,7 @@ from training.learning.model import InitialWeights, center_head
 from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
 from training.learning.state import TrainingState
 from training.publish import push_after_training
+from training.publishing.scans import write_cases
 from training.report.card import card_of
 from training.report.figures import save_figures
 from training.report.maps import PredictedScans, save_maps
@@ -194,6 +195,7 @@ def write_report(
     for index, label in enumerate(scans.label_names):
         chosen = random.choice(tested.indices[scans.labels[tested.indices] == index])
         Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{label}.png")
+    write_cases(folder, {f"{label}.png": label for label in scans.label_names})
     predicted = tested.probabilities.argmax(axis=1)
     answers = PredictedScans(scans.pixels[tested.indices], scans.labels[tested.indices], predicted)
     save_maps(for_views(classifier), answers, settings.seed, folder / "figures" / "maps.png")

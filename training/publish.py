@@ -22,6 +22,7 @@ from brain_xai.checkpoint.schema import WEIGHTS_NAME, CheckpointError
 from training.data.splits import SplitIdentity
 from training.publishing.bundle import bundle
 from training.publishing.local_paths import check_no_local_paths
+from training.publishing.scans import MAPS, publishable_scans
 from training.publishing.space import check_front_matter, space_files
 from training.publishing.upload import (
     Files,
@@ -40,7 +41,11 @@ __all__ = ["PushError", "check_token", "main", "push", "push_after_training", "p
 ROOT = Path(__file__).resolve().parent.parent
 # What is published of a run's folder, and deleted on the Hub when the folder no longer has it.
 FILES = ("config.json", WEIGHTS_NAME, "metrics.json", "official.json", "explanations.json", "robustness.json")
-FIGURES = ("figures/*.png", "examples/*.png")
+FIGURES = ("figures/*.png", "examples/*")
+NO_SCANS = (
+    "Its scans (examples/ and figures/maps.png) stay here: they are published once examples/cases.csv has a credit "
+    "line with the license of each."
+)
 
 
 def push(
@@ -67,12 +72,11 @@ def push(
         raise PushError(str(error)) from error
     if not classifier.metrics:
         raise PushError(f"{folder} has no metrics.json: only measured checkpoints are published.")
-    files: Files = {name: folder / name for name in FILES if (folder / name).is_file()}
-    files |= {path.relative_to(folder).as_posix(): path for glob in FIGURES for path in sorted(folder.glob(glob))}
+    files = _files_of(folder)
     check_no_local_paths(files)
 
     def with_card(tag: str) -> Files:
-        return files | {"README.md": card_of(folder, repo_id, tag).encode()}
+        return files | {"README.md": card_of(folder, repo_id, tag, has_maps=MAPS in files).encode()}
 
     def check(api: HfApi, head: str) -> None:
         if not overwrite:
@@ -102,6 +106,16 @@ def push_after_training(folder: Path, repo_id: str, private: bool, revision: str
     except Exception as error:  # hours of training must not end in a stack trace about a connection
         arguments = ["push", str(folder), repo_id, *(["--private"] if private else [])]
         _print_failure(error, [*arguments, *(["--revision", revision] if revision else [])], folder)
+
+
+def _files_of(folder: Path) -> Files:
+    """Return {path in the repository: file} of a run, without scans whose license is unknown."""
+    files = [folder / name for name in FILES if (folder / name).is_file()]
+    figures = [path for path in sorted(folder.glob("figures/*.png")) if path != folder / MAPS]
+    scans = publishable_scans(folder)
+    if not scans and (folder / "examples").is_dir():
+        print(NO_SCANS)
+    return {path.relative_to(folder).as_posix(): path for path in (*files, *figures, *scans)}
 
 
 def _digest(files: Files) -> str:

@@ -34,7 +34,7 @@ def trained(data, tmp_path_factory):
 def test_the_folder_holds_a_checkpoint(trained):
     folder, printed = trained
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    examples = {f"examples/{label}.png" for label in LABELS}
+    examples = {"examples/cases.csv", *(f"examples/{label}.png" for label in LABELS)}
     figures = {f"figures/{name}.png" for name in ("curves", "confusion_matrix", "reliability", "maps")}
     assert files == {"config.json", "model.safetensors", "metrics.json", "README.md"} | examples | figures
     assert "waiting for data" in printed

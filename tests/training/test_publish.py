@@ -46,9 +46,15 @@ def folder(tmp_path):
     for seed, name in enumerate(("figures/curves.png", "figures/maps.png", "examples/glioma.png")):
         (folder / name).parent.mkdir(exist_ok=True)
         make_scan("glioma", seed).save(folder / name)
+    credit(folder, "glioma.png")
     (folder / "best.safetensors").write_bytes(b"secret")
     (folder / "notes.txt").write_text("secret")
     return folder
+
+
+def credit(folder, *names):
+    lines = [f'{name},glioma,"made by a program, MIT license"' for name in names]
+    (folder / "examples" / "cases.csv").write_text("\n".join(["file,label,credit", *lines]) + "\n")
 
 
 def write_metrics(folder, macro_f1, seed=0):
@@ -117,7 +123,7 @@ def test_one_commit_and_a_tag(hub, folder):
     names = set(HfApi().list_repo_files(REPO))
     assert names == {
         ".gitattributes", "config.json", "model.safetensors", "metrics.json", "README.md",
-        "figures/curves.png", "figures/maps.png", "examples/glioma.png",
+        "figures/curves.png", "figures/maps.png", "examples/cases.csv", "examples/glioma.png",
     }  # fmt: skip
     assert re.fullmatch(r"run-20\d{6}-[0-9a-f]{8}", published.tag)
     assert tags() == {published.tag: published.revision}
@@ -125,6 +131,18 @@ def test_one_commit_and_a_tag(hub, folder):
     assert pulled.info.revision == published.revision
     scan = folder / "examples" / "glioma.png"
     assert pulled.predict(scan).probabilities == load_checkpoint(folder).predict(scan).probabilities
+
+
+@pytest.mark.parametrize("cases", [None, "", "file,label,credit\nglioma.png,glioma,\n", "file,credit\nother.png,me\n"])
+def test_scans_without_a_license_are_not_published(hub, folder, capsys, cases):
+    file = folder / "examples" / "cases.csv"
+    file.unlink() if cases is None else file.write_text(cases)
+    push(folder, REPO)
+    names = HfApi().list_repo_files(REPO)
+    assert not [name for name in names if "examples" in name or "maps" in name]
+    assert "figures/curves.png" in names
+    assert "maps.png" not in ModelCard.load(REPO).text
+    assert "they are published once examples/cases.csv" in capsys.readouterr().out
 
 
 def test_the_published_card_names_the_published_checkpoint(hub, folder):
@@ -152,6 +170,7 @@ def test_removed_files_are_deleted_on_the_hub_and_files_of_others_are_kept(hub, 
     push(folder, REPO)
     publish(hub, REPO, {"NOTES.md": b"by a colleague", "figures/old.png": b"old", "explanations.json": b"{}"})
     (folder / "examples" / "glioma.png").rename(folder / "examples" / "other.png")
+    credit(folder, "other.png")
     push(folder, REPO)
     names = HfApi().list_repo_files(REPO)
     assert {"NOTES.md", "examples/other.png"} <= set(names)
@@ -715,7 +734,9 @@ def test_fine_tuning_starts_from_the_weights_on_the_hub_and_ends_there(hub, tmp_
     card = ModelCard.load("org/tuned")
     assert (card.data.base_model, card.data.base_model_relation) == (hub_id, "finetune")
     names = HfApi().list_repo_files("org/tuned")
-    assert {"figures/maps.png", "figures/curves.png", "examples/glioma.png", "metrics.json"} <= set(names)
+    assert {"figures/curves.png", "metrics.json"} <= set(names)
+    assert not {name for name in names if "examples" in name or "maps" in name}  # nobody has given them a license
+    assert "they are published once examples/cases.csv" in done.stdout
     assert "push_to_hub" not in json.loads(files_of(tmp_path / "out")["config.json"])["brain_xai"]["training"]
 
 

@@ -87,7 +87,7 @@ def test_the_leak_is_told_in_the_numbers_of_the_checkpoint(tmp_path):
 
 def test_the_leak_is_shown_by_a_scan_and_its_mirror_image(tmp_path):
     scan, copy = images(about.data(write_model(tmp_path / "one", 0.92)))
-    assert np.abs(scan[:, ::-1] - copy).mean() < 2  # of 255; compression differs a little
+    assert np.abs(scan[:, ::-1] - copy).mean() < 4  # of 255; each is compressed by itself
     assert np.abs(scan - copy).mean() > 10
     other = write_model(tmp_path / "other", 0.92, metrics={"data": COPIES | {"source": "another"}})
     assert images(about.data(other)) == []

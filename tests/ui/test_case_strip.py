@@ -1,5 +1,6 @@
 """The strip of cases: buttons with a name, a truth that is shown with its credit, a box at the right place."""
 
+import asyncio
 import html
 import re
 from pathlib import Path
@@ -20,9 +21,13 @@ from brain_xai.ui.language import CATALOGS
 
 @pytest.fixture(scope="module")
 def strip(tmp_path_factory) -> CaseStrip:
-    with pytest.MonkeyPatch.context() as patch, gr.Blocks():
+    async def build() -> CaseStrip:  # without a running event loop Gradio makes new ones and leaves them open
+        with gr.Blocks(analytics_enabled=False):
+            return cases_strip(bundled_checkpoints())
+
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        return cases_strip(bundled_checkpoints())
+        return asyncio.run(build())
 
 
 @pytest.fixture

@@ -39,8 +39,11 @@ PER_CLASS = ("precision", "recall", "f1", "auroc")
 HUB_METRICS = {"macro_f1": "f1", "auroc": "roc_auc", "auroc_macro": "roc_auc", "brier": "brier_score"}
 
 
-def card_of(folder: Path, repo_id: str = "", tag: str = "") -> str:
-    """Return the card of a checkpoint folder, as it is published as repo_id@tag if these are given."""
+def card_of(folder: Path, repo_id: str = "", tag: str = "", *, has_maps: bool = True) -> str:
+    """Return the card of a checkpoint folder, as it is published as repo_id@tag if these are given.
+
+    Without `has_maps` it leaves out figures/maps.png, which is not published with scans whose license is unknown.
+    """
 
     def content(name: str) -> dict | None:
         file = folder / name
@@ -51,7 +54,7 @@ def card_of(folder: Path, repo_id: str = "", tag: str = "") -> str:
         content("metrics.json") | _robustness(folder),
         official=content("official.json"),
         explanations=read_explanations(folder),
-        has_maps=(folder / "figures" / "maps.png").is_file(),
+        has_maps=has_maps and (folder / "figures" / "maps.png").is_file(),
         published=(repo_id, tag),
     )
 
