@@ -113,7 +113,7 @@ def limits(checkpoint: str) -> str:
               width=size[2], height=size[1])
         )  # fmt: skip
     lines += [
-        _("On scans from other scanners and hospitals it is wrong more often than on its own test scans."),
+        _("Scans from other scanners and hospitals can look unfamiliar to it. Expect more mistakes there."),
         _("A map shows what the model used, not where a tumor is."),
     ]
     return "\n".join(f"- {line}" for line in lines)
@@ -137,7 +137,7 @@ def cite(checkpoint: str, revision: str) -> str:
     """Return in Markdown how to cite the software with the model that answered, and how to report a mistake."""
     address = f"\n  url     = {{{_space()}}}," if _space() else ""
     entry = (
-        "```bibtex\n@software{brain_xai,\n  title   = {Brain XAI},\n  author  = {{Brain XAI contributors}},\n"
+        "```bibtex\n@software{brain_xai,\n  title   = {Brain XAI: brain-MRI classification with measured explanations},\n  author  = {{Brain XAI contributors}},\n"
         f"  year    = {{{YEAR}}},\n  version = {{{__version__}}},{address}\n"
         f"  note    = {{model {checkpoint_text(checkpoint)}, revision {revision}}}\n}}\n```"
     )
