@@ -135,12 +135,16 @@ def links(checkpoint: str) -> str:
 
 def cite(checkpoint: str, revision: str) -> str:
     """Return in Markdown how to cite the software with the model that answered, and how to report a mistake."""
-    address = f"\n  url     = {{{_space()}}}," if _space() else ""
-    entry = (
-        "```bibtex\n@software{brain_xai,\n  title   = {Brain XAI: brain-MRI classification with measured explanations},\n  author  = {{Brain XAI contributors}},\n"
-        f"  year    = {{{YEAR}}},\n  version = {{{__version__}}},{address}\n"
-        f"  note    = {{model {checkpoint_text(checkpoint)}, revision {revision}}}\n}}\n```"
-    )
+    fields = {
+        "title": "Brain XAI: brain-MRI classification with measured explanations",
+        "author": "{Brain XAI contributors}",
+        "year": YEAR,
+        "version": __version__,
+        "url": _space(),
+        "note": f"model {checkpoint_text(checkpoint)}, revision {revision}",
+    }
+    lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items() if value)
+    entry = f"```bibtex\n@software{{brain_xai,\n{lines}}}\n```"
     return f"{entry}\n\n{_report()}"
 
 
