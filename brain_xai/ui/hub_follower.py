@@ -51,9 +51,12 @@ def classifier_of(checkpoint: str, allow_fallback: bool = True) -> Classifier:
 
 
 def prefetch(checkpoints: Iterable[str]) -> None:
-    """Start to download those of the checkpoints that are on the Hub."""
-    for checkpoint in filter(is_on_hub, checkpoints):
-        follower_of(checkpoint).refresh()
+    """Start to download those of the checkpoints that are on the Hub, and give small ones the time to arrive."""
+    followers = [follower_of(checkpoint) for checkpoint in filter(is_on_hub, checkpoints)]
+    for follower in followers:
+        follower.refresh()
+    for follower in followers:
+        follower.wait()
 
 
 class HubFollower:
@@ -81,10 +84,14 @@ class HubFollower:
         # A daemon thread, because a server that is stopped must not wait for the Hub.
         threading.Thread(target=self._refresh, name=f"refresh {self.name}", daemon=True).start()
 
+    def wait(self) -> None:
+        """Wait for the refresh that is running, but not for long."""
+        self._refresh_done.wait(max(0.0, self._wait_until - time.monotonic()))
+
     def classifier(self, allow_fallback: bool = True) -> Classifier:
         """Return what answers now; raises `CheckpointError` (see `classifier_of`)."""
         self.refresh()
-        self._refresh_done.wait(max(0.0, self._wait_until - time.monotonic()))
+        self.wait()
         classifier, error = self._last_good(), self._error
         if classifier is not None:
             return with_warnings(classifier, *self._warnings(classifier.info.revision, error))

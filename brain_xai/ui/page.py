@@ -14,6 +14,7 @@ from brain_xai.ui.cases import example_files
 from brain_xai.ui.handlers import PageUpdate, Question
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
+from brain_xai.ui.visitors import Belongings
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 
@@ -46,6 +47,9 @@ def build_page() -> gr.Blocks:
         components["current_explanation"] = gr.State(time_to_live=KEPT_SECONDS)
         components["stop_event"] = gr.State(time_to_live=KEPT_SECONDS)
         _wire(page, components)
+        belongings = Belongings(page)
+        components["image"].change(belongings.forget_previous, components["image"], None, **IMMEDIATE)
+        page.unload(belongings.forget)
         api.add_endpoints()
     calls.accept_calls(page)
     return page

@@ -13,34 +13,60 @@ import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 KEPT_MINUTES = 15
 SWEEP_SECONDS = 60
 
-_isolated_folders: set[str] = set()
+PREFIX = "brain-xai-"
+# A running app holds a lock on this file beside its uploads. The file names the process for people; a program cannot
+# go by that number, because it may be another process by now, or one of another container.
+LOCK_NAME = "process"
 
 
 def isolate_upload_folder() -> None:
     """Give Gradio a new folder that is deleted when the process ends, and turn off its request analytics.
 
-    Call it before a page is built: Gradio reads these settings then. A second call changes nothing, so that a page
-    that is reloaded while it is developed keeps its folder.
+    Deletes what apps left behind that were killed. Call it before a page is built: Gradio reads these settings then. A
+    second call changes nothing, so that a page that is reloaded while it is developed keeps its folder.
     """
     if is_isolated(os.environ.get("GRADIO_TEMP_DIR", "")):
         return
-    folder = tempfile.mkdtemp(prefix="brain-xai-")
-    _isolated_folders.add(folder)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sweep_abandoned(Path(tempfile.gettempdir()))
+    parent = Path(tempfile.mkdtemp(prefix=PREFIX))
+    _lock(parent)
+    folder = parent / "files"
+    folder.mkdir()
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
     if threading.current_thread() is threading.main_thread():
         # Docker and systemd stop a server with SIGTERM, which does not run exit handlers by itself.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    if routes := sys.modules.get("gradio.routes"):  # it has read the setting, and makes a folder for each page
+        routes.DEFAULT_TEMP_DIR = str(folder)
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also avoids the import of pandas
 
 
 def is_isolated(folder: str) -> bool:
-    """Return whether `isolate_upload_folder` made this folder."""
-    return folder in _isolated_folders
+    """Return whether `isolate_upload_folder` made this folder in this process."""
+    try:
+        return (Path(folder).parent / LOCK_NAME).read_text() == f"{os.getpid()}\n"
+    except OSError:
+        return False
+
+
+def sweep_abandoned(temporary: Path) -> None:
+    """Delete the upload folders of apps that were killed; those of running apps and of other users stay."""
+    if fcntl is None:
+        return
+    for folder in temporary.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # no lock file: an app that is just starting, or no app of ours
+            if folder.lstat().st_uid == os.getuid() and not _is_running(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(folder: Path, keep: Collection[str], seconds: float) -> None:
@@ -76,3 +102,27 @@ async def sweeping(app) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+
+
+def _lock(parent: Path) -> None:
+    """Write the lock file of a folder, and hold its lock until the process ends, however it ends."""
+    new = parent / f".{LOCK_NAME}"
+    lock = os.open(new, os.O_CREAT | os.O_WRONLY, 0o600)  # never closed
+    os.write(lock, f"{os.getpid()}\n".encode())
+    if fcntl is None:
+        os.close(lock)  # Windows does not rename open files
+    else:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    new.rename(parent / LOCK_NAME)  # only now, so that no other app sees a lock file without its lock
+
+
+def _is_running(parent: Path) -> bool:
+    """Return whether the app that made a folder still runs; raises `OSError` if the folder has no lock file."""
+    lock = os.open(parent / LOCK_NAME, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False

@@ -1,5 +1,6 @@
 """How the page is served: Gradio's settings, its queue, its limits."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
+from brain_xai.ui.handlers import warm_up
+from brain_xai.ui.link_preview import ROUTE, add_link_preview
 from brain_xai.ui.privacy import is_isolated, sweeping
+from brain_xai.ui.visitors import NoStore, forget_names
 
 # At five seconds a map the last visitor in a full queue waits for three minutes; longer queues would only time out.
 QUEUE = {"max_size": 40}
@@ -32,18 +36,39 @@ LAUNCH = {
     ),
 }
 
-# How the requests are answered that Gradio's routes cannot handle.
+# What answers leave out, and how requests are answered that Gradio's routes cannot handle.
 ROUTES = {
-    "middleware": [Middleware(SentenceForErrors)],
+    "routes": [ROUTE],
+    "middleware": [Middleware(NoStore), Middleware(SentenceForErrors)],
     "exception_handlers": {RequestValidationError: refuse_request},
 }
 
 
-def launch(page: gr.Blocks, **settings: Any) -> tuple:
-    """Serve a page with `LAUNCH`, `QUEUE`, and Gradio's own `settings`, such as a port.
+def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: Any) -> tuple:
+    """Serve a page with `LAUNCH`, `QUEUE`, and Gradio's own `settings`, such as a port; then get ready for visitors.
 
-    Returns what Gradio's `launch` does. Raises `RuntimeError` if the page was built without `isolate_upload_folder`.
+    Returns what Gradio's `launch` does, at the end of the server unless `prevent_thread_lock` is set. Raises
+    `RuntimeError` if the page was built without `isolate_upload_folder`.
     """
     if not is_isolated(page.GRADIO_CACHE):
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
-    return page.queue(**QUEUE).launch(**LAUNCH, app_kwargs={"lifespan": sweeping, **ROUTES}, **settings)
+    forget_names()
+    register_at_zero_gpu()
+    add_link_preview()
+    app = {"lifespan": sweeping, **ROUTES}
+    served = page.queue(**QUEUE).launch(**LAUNCH, app_kwargs=app, prevent_thread_lock=True, **settings)
+    warm_up()  # in this thread, while others serve the page
+    if not prevent_thread_lock:
+        page.block_thread()
+    return served
+
+
+def register_at_zero_gpu() -> None:
+    """Name a function for the GPU on a ZeroGPU Space, which stops apps without one; elsewhere do nothing.
+
+    The models stay on the CPU there, too: they answer in less time than it takes to be lent a GPU.
+    """
+    if os.environ.get("SPACES_ZERO_GPU"):
+        import spaces  # only there is it installed
+
+        spaces.GPU(warm_up)

@@ -17,7 +17,7 @@ import torch
 
 from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.preprocess import Preprocessing
-from brain_xai.ui.handlers import warm_up
+from brain_xai.ui.hub_follower import prefetch
 from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import isolate_upload_folder
 from brain_xai.ui.serving import launch
@@ -61,7 +61,7 @@ def served(*checkpoints: str) -> Iterator[tuple[gr.Blocks, str]]:
     # Without a running event loop Gradio makes new ones and leaves them open.
     async def start() -> tuple[gr.Blocks, str]:
         isolate_upload_folder()
-        warm_up()
+        prefetch(checkpoints)
         page = build_page()
         while True:
             try:

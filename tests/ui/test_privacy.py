@@ -4,11 +4,9 @@ import asyncio
 import io
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 
 import gradio as gr
 import httpx
@@ -21,7 +19,7 @@ from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import KEPT_MINUTES, sweep
 from brain_xai.ui.serving import launch
 from tests.helpers.scans import LABELS, make_scan
-from tests.helpers.served import free_port, served, upload, wait_until
+from tests.helpers.served import served, upload, wait_until
 
 ROOT = Path(__file__).parents[2]
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": "1000000"}
@@ -199,26 +197,3 @@ def test_a_page_that_would_keep_uploads_is_not_served(tiny, monkeypatch, tmp_pat
 
     with pytest.raises(RuntimeError, match="isolate_upload_folder"):
         asyncio.run(start())
-
-
-def test_app_py_serves_and_leaves_nothing_behind(tiny, scan, tmp_path):
-    port = free_port()
-    settings = {"BRAIN_XAI_CHECKPOINTS": tiny, "GRADIO_SERVER_PORT": str(port), "TMPDIR": str(tmp_path)}
-    arguments = {"cwd": ROOT, "env": os.environ | settings, "stdout": PIPE, "stderr": STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, "app.py"], **arguments) as app:
-        try:
-            assert wait_until(lambda: app.poll() is not None or is_served(port))
-            assert app.poll() is None, app.stdout.read()
-            [path] = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": scan.read_bytes()}).json()
-            assert Path(path).is_file()
-            assert Path(path).is_relative_to(tmp_path)
-        finally:
-            app.terminate()
-            printed, _ = app.communicate(timeout=120)
-    assert not list(tmp_path.glob("brain-xai-*"))
-    assert "Traceback" not in printed
-
-
-def is_served(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
