@@ -1,8 +1,10 @@
 """The training command as a maintainer runs it: real processes, synthetic scans, a model of a few thousand weights."""
 
+import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from brain_xai import METHODS, load_checkpoint
 from tests.helpers.scans import LABELS, write_scans
 from tests.helpers.training_runs import ENVIRONMENT, ROOT, command, launched, on_two_processes, run
+from training.compare import main as compare
 from training.publishing.bundle import bundle
 
 
@@ -72,6 +76,24 @@ def test_bundling_leaves_the_scans_behind(trained, tmp_path):
     assert load_checkpoint(tmp_path / "bundled").info.revision == load_checkpoint(folder).info.revision
     card = (tmp_path / "bundled" / "README.md").read_text()
     assert all((tmp_path / "bundled" / "figures" / name).is_file() for name in re.findall(r"figures/(\w+\.png)", card))
+
+
+def test_checkpoints_are_compared_on_the_same_test_images(trained, data, tmp_path, capsys):
+    folder, _ = trained
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    compare([str(folder), str(again), "--data-dir", str(data), "--output-dir", str(tmp_path / "out")])
+    assert f"Difference from {folder.name}" in capsys.readouterr().out
+    with (tmp_path / "out" / "comparison.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row[0]: row[1:] for row in csv.reader(file)}
+    assert rows[""] == [folder.name, "again"]
+    accuracy = load_checkpoint(folder).metrics["test"]["accuracy"]["value"]
+    assert all(value.startswith(f"{accuracy:.3f} [") for value in rows["Accuracy"])
+    assert all(float(value) > 0 for value in rows["Prediction, ms"])
+    assert Image.open(tmp_path / "out" / "comparison.png").width > 1000
+    other = str(write_scans(tmp_path / "other", train=4, test=2))
+    with pytest.raises(SystemExit, match="not the images that the checkpoint was trained on"):
+        compare([str(folder), str(again), "--data-dir", other, "--output-dir", str(tmp_path / "out")])
 
 
 def kill_after(epochs, script, output):

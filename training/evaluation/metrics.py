@@ -83,6 +83,22 @@ def compute_metrics(
     }
 
 
+def sample_metrics(
+    probabilities: np.ndarray,
+    references: np.ndarray,
+    groups: np.ndarray,
+    no_tumor_label: int | None = None,
+    bootstrap: Bootstrap = Bootstrap(),
+) -> dict[str, np.ndarray]:
+    """Return every metric of `compute_metrics` as float [1 + samples, …]: its value, then one for each sample.
+
+    The samples depend on `groups` and the seed alone: those of two models on the same images belong together.
+    """
+    classes = np.shape(probabilities)[1]
+    probabilities, references, groups = _sorted(probabilities, references, groups, classes)
+    return _statistics(bootstrap.weights(groups), probabilities, references, no_tumor_label)
+
+
 class ClassificationMetrics(evaluate.Metric):
     """`compute_metrics` as an offline `evaluate.Metric`, for one process or several.
 
