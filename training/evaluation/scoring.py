@@ -1,0 +1,186 @@
+"""Answers for many images in chunks, each a file of its own, so that work can stop and go on at any moment."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from brain_xai.classifier import Classifier
+from brain_xai.explanation import explain
+from brain_xai.forward import ModelOutput
+from brain_xai.preprocess import ModelInput, UnreadableImage, prepare
+from training.data.archive import Archive
+from training.data.sources import DataError
+from training.evaluation.held_out import for_views
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be answered, and how; two jobs with the same record give the same rows.
+
+    Attributes:
+        checkpoint: A folder, `bundled/<name>`, or `org/repo@revision`.
+        archive: The images.
+        output: The Parquet file.
+        maps: The method whose maps are stored, None for none.
+        batch_size: Images in one forward pass.
+        workers: Processes that read images, for each process that answers.
+        chunk: Images of one chunk: what a kill costs at most, for each process.
+    """
+
+    checkpoint: str
+    archive: Archive
+    output: Path
+    maps: str | None = None
+    batch_size: int = 32
+    workers: int = 2
+    chunk: int = 256
+
+    @property
+    def parts(self) -> Path:
+        """The folder of finished chunks."""
+        return self.output.with_name(f"{self.output.name}.parts")
+
+    @property
+    def chunks(self) -> list[range]:
+        """The indices of the images in each chunk."""
+        count = len(self.archive)
+        return [range(start, min(start + self.chunk, count)) for start in range(0, count, self.chunk)]
+
+    def part(self, chunk: int) -> Path:
+        """Return the file of a finished chunk."""
+        return self.parts / f"{chunk:06d}.parquet"
+
+    def open(self, revision: str) -> None:
+        """Start the job, or continue the one in `parts`; raises `DataError` if that is another one."""
+        names = hashlib.sha256("\n".join(self.archive.names).encode()).hexdigest()
+        record = {"revision": revision, "images": names, "maps": self.maps, "chunk": self.chunk}
+        file = self.parts / "job.json"
+        self.parts.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_whole(file, json.dumps(record).encode())
+        elif json.loads(file.read_text(encoding="utf-8")) != record:
+            raise DataError(
+                f"{self.parts} holds the beginning of another job (other images, weights or maps). Delete the folder, "
+                "or choose another --output."
+            )
+
+
+class _Views(Dataset):
+    """The images of one chunk as the model sees them, read in worker processes."""
+
+    def __init__(self, archive: Archive, indices: range, classifier: Classifier):
+        self.archive, self.indices = archive, indices
+        self.preprocessing = classifier.preprocessing
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[int, ModelInput | None, str]:
+        index = self.indices[position]
+        try:
+            return index, prepare(self.archive.open(index), self.preprocessing), ""
+        except UnreadableImage as error:
+            return index, None, str(error)
+        except OSError as error:
+            return index, None, f"The file cannot be read: {type(error).__name__}."
+
+
+def answer_chunk(job: Job, classifier: Classifier, indices: range) -> pa.Table:
+    """Return the rows of one chunk."""
+    loader = DataLoader(
+        _Views(job.archive, indices, classifier),
+        batch_size=job.batch_size,
+        num_workers=min(job.workers, len(indices)),
+        collate_fn=list,
+    )
+    rows = []
+    for batch in loader:
+        readable = [model_input for _, model_input, _ in batch if model_input is not None]
+        output = classifier.forward(torch.cat([each.pixel_values for each in readable])) if readable else None
+        position = 0
+        for index, model_input, error in batch:
+            row = {"file": job.archive.names[index], "error": error or None}
+            if model_input is not None:
+                one = _single(output, position)
+                row |= describe(job, classifier, one, model_input.view)
+                position += 1
+            rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schema_of(classifier, job.maps))
+
+
+def _single(output: ModelOutput, position: int) -> ModelOutput:
+    part = slice(position, position + 1)
+    return ModelOutput(output.logits[part], None if output.features is None else output.features[part])
+
+
+def describe(job: Job, classifier: Classifier, output: ModelOutput, view: Image.Image) -> dict:
+    """Return the columns of one readable image."""
+    prediction = classifier.prediction(output, view)
+    columns = {
+        "label": prediction.label,
+        **{column_of(label): p for label, p in prediction.probabilities.items()},
+        "warnings": [warning.code for warning in prediction.warnings],
+    }
+    if job.maps is not None:
+        explanation = explain(for_views(classifier), view, job.maps)
+        buffer = io.BytesIO()
+        np.save(buffer, explanation.attribution.astype(np.float16))
+        columns |= {"map": buffer.getvalue(), "map_scale": explanation.scale}
+    return columns
+
+
+def column_of(label: str) -> str:
+    """Return the name of the column with the probability of a class."""
+    return f"p_{label}"
+
+
+def schema_of(classifier: Classifier, maps: str | None) -> pa.Schema:
+    """Return the columns of the table; its metadata say which weights answered."""
+    columns = [("file", pa.string()), ("error", pa.string()), ("label", pa.string())]
+    columns += [(column_of(label), pa.float64()) for label in classifier.label_names]
+    columns.append(("warnings", pa.list_(pa.string())))
+    if maps is not None:  # the bytes of a .npy file, float16 [H, W], in multiples of which `map_scale` is full color
+        columns += [("map", pa.binary()), ("map_scale", pa.float64())]
+    about = {"checkpoint": classifier.info.id, "revision": classifier.info.revision, "maps": maps or ""}
+    return pa.schema(columns, metadata=about)
+
+
+def answer_missing(job: Job, classifier: Classifier, chunks: list[int], done: Callable[[int], None]) -> None:
+    """Answer those of `chunks` that have no file yet; `done` is told the number of images after each."""
+    for chunk in chunks:
+        if not job.part(chunk).exists():
+            table = answer_chunk(job, classifier, job.chunks[chunk])
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer)
+            write_whole(job.part(chunk), buffer.getvalue())
+        done(len(job.chunks[chunk]))
+
+
+def merge(job: Job) -> None:
+    """Write the rows of all chunks, in the order of the images, as one file."""
+    partial = job.output.with_name(f"{job.output.name}.partial")
+    with pq.ParquetWriter(partial, pq.read_schema(job.part(0))) as writer:
+        for chunk in range(len(job.chunks)):
+            writer.write_table(pq.read_table(job.part(chunk)))
+    os.replace(partial, job.output)
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process is killed."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    with partial.open("wb") as opened:
+        opened.write(content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(partial, file)
