@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.measured import shortcuts
 from training.report import figures
+from training.report.confidence import confidence_by_source
+from training.report.robustness import MEASURES, robustness_figure
 
 HISTORY = [
     {
@@ -161,3 +164,41 @@ def test_colors_stay_apart_for_color_blind_readers():
         seen = (colors @ matrix.T).clip(0) ** (1 / 2.2)
         distances = [np.linalg.norm(a - b) for a, b in [*pairwise(seen), (seen[0], seen[2])]]
         assert min(distances) > 0.2
+
+
+def test_trust_has_a_panel_for_each_source_and_one_for_coverage(tmp_path):
+    measured = shortcuts()["confidence"]
+    figure = confidence_by_source(measured, tmp_path / "confidence.png")
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == len(measured) + 1
+    for axes, (source, part) in zip(shown, measured.items(), strict=False):
+        assert axes.get_title() == f"{source}, n = 1,234\nECE 0.032 [0.500, 0.875]"
+        assert [bar.get_height() for bar in axes.patches] == [row["accuracy"] for row in part["bins"]]
+    curves = {line.get_label(): line.get_xydata().tolist() for line in shown[-1].lines}
+    assert curves == {source: part["curve"] for source, part in measured.items()}
+    assert Image.open(tmp_path / "confidence.png").width > 1000
+
+
+def test_robustness_has_a_panel_for_each_change(tmp_path):
+    entry = {"value": 0.5, "low": 0.4, "high": 0.7, "n": 8}
+    level = dict.fromkeys(MEASURES, entry)
+    content = {
+        "checkpoint": {"name": "tiny"},
+        "n": 8,
+        "interval": {"level": 0.95},
+        "unchanged": level,
+        "changes": {
+            name: {"unit": "degrees", "levels": [level | {"level": 5, "accuracy": entry | {"value": 0.6}}]}
+            for name in ("rotation", "wobble")
+        },
+    }
+    figure = robustness_figure(content, tmp_path / "robustness.png")
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == ["rotation\ndegrees", "wobble\ndegrees"]
+    assert [label.get_text() for label in shown[0].get_xticklabels()] == ["none", "5"]
+    accuracy = shown[0].containers[list(MEASURES).index("accuracy")].lines[0]
+    assert accuracy.get_ydata().tolist() == [0.5, 0.6]
+    # Without boxes there is no pointing game, and no line of it.
+    content["unchanged"] = level | {"pointing_game": None}
+    without = robustness_figure(content, tmp_path / "robustness.png")
+    assert len(without.axes[0].containers) == len(MEASURES) - 1
