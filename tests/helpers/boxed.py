@@ -59,7 +59,7 @@ def write_tiny_run(folder: Path, data: Path) -> Path:
         model,
         label_names=LABELS,
         preprocessing=Preprocessing((SIDE, SIDE), **PLAIN),
-        brain_xai={"temperature": 1.5, "training": SETTINGS},
+        brain_xai={"temperature": 1.5, "training": SETTINGS | {"no_tumor_label": "notumor"}},
     )
     scans = load_scans(data_dir=str(data), size=SIDE)
     splits = split_scans(scans, duplicate_groups(scans.thumbnails), "purged", seed=3, **SETTINGS)

@@ -40,7 +40,9 @@ def test_cues_by_hand(tmp_path):
     view[0, 8:24, :] = 200
     cues = cues_of_view(view)
     assert cues["mean brightness"] == pytest.approx(np.array([[100.0]]))
-    assert cues["framing"] == pytest.approx(np.array([[0.5, 0.5, 1.0]]))  # half of the pixels and rows, every column
+    assert cues["framing"] == pytest.approx(
+        np.array([[0.5, 1.0, 0.5]])
+    )  # half of the pixels, every column, half of the rows
     assert cues["border"][0, 2] == pytest.approx(2 * 2 * 16 / (32**2 - 28**2))  # on the left and right, 2 pixels wide
     Image.new("RGB", (40, 30)).save(tmp_path / "color.png")
     Image.new("L", (50, 60)).save(tmp_path / "gray.png")

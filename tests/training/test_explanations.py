@@ -416,6 +416,29 @@ def test_boxes_move_with_the_frame(elsewhere):
         assert box[1] < y < box[3]
 
 
+def test_the_command_adds_what_it_measures_elsewhere(measured, data, tmp_path):
+    folder = shutil.copytree(measured[0], tmp_path / "tiny")
+    (tmp_path / "web" / "glioma").mkdir(parents=True)
+    names = [f"glioma/P{seed}_T1.png" for seed in range(300, 306)]
+    for seed, name in enumerate(names, start=300):
+        make_scan("glioma", seed).save(tmp_path / "web" / name)
+    with (tmp_path / "web.csv").open("w", newline="") as file:
+        rows = [[name, *box_of("glioma")] for name in names]
+        csv.writer(file).writerows([("file", "x_min", "y_min", "x_max", "y_max"), *rows])
+    source = f"{tmp_path}/web:hold=0.5,patient=P[0-9]+"
+    arguments = ["--checkpoint", folder, "--data-dir", data, "--boxes", tmp_path / "web.csv", "--source", source]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*map(str, arguments), "--methods", "grad_cam"])
+    content = json.loads((folder / "explanations.json").read_text())
+    elsewhere = content.pop("elsewhere")
+    assert content == measured[2], "what was measured at home stays"
+    assert elsewhere["kinds"]["web T1 glioma"]["n"] == elsewhere["kinds"]["web T1 glioma"]["units"] == 3
+    assert elsewhere["kinds"]["web T1 glioma"]["methods"]["grad_cam"]["pointing_game"]["n"] == 3
+    assert "--source 'web:hold=0.5,patient=P[0-9]+'" in elsewhere["command"]
+    assert str(tmp_path) not in elsewhere["command"]
+    assert "| web T1 glioma | `grad_cam` |" in printed.getvalue()
+
+
 def test_without_a_known_class_there_is_nothing_to_measure_elsewhere(elsewhere):
     unseen, boxes = elsewhere
     unknown = replace(unseen, kinds={kind: part for kind, part in unseen.kinds.items() if "T2" in kind})

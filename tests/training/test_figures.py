@@ -176,7 +176,8 @@ def test_trust_has_a_panel_for_each_source_and_one_for_coverage(tmp_path):
         assert [bar.get_height() for bar in axes.patches] == [row["accuracy"] for row in part["bins"]]
     curves = {line.get_label(): line.get_xydata().tolist() for line in shown[-1].lines}
     assert curves == {source: part["curve"] for source, part in measured.items()}
-    assert Image.open(tmp_path / "confidence.png").width > 1000
+    with Image.open(tmp_path / "confidence.png") as image:
+        assert image.width > 1000
 
 
 def test_robustness_has_a_panel_for_each_change(tmp_path):
