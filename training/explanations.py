@@ -49,9 +49,6 @@ class MapSettings:
     checkpoint: str = field(metadata={"help": "bundled/<name> or a checkpoint folder."})
     data_dir: str = field(metadata={"help": "The data that the checkpoint was trained on."})
     boxes: str = field(metadata={"help": "CSV of file, x_min, y_min, x_max, y_max in fractions of width and height."})
-    source: list[str] = field(
-        default_factory=list, metadata={"help": "As for training; the boxes then belong to one of these sources."}
-    )
     methods: list[str] | None = field(default=None, metadata={"help": "Keys of METHODS; all of them if not given."})
     limit: int | None = field(
         default=None,
@@ -63,6 +60,9 @@ class MapSettings:
     baseline: Literal["black", "blurred"] = field(default="black", metadata={"help": "What replaces pixels for SRG."})
     seed: int = 0
     device: str | None = field(default=None, metadata={"help": "Such as cuda; the CPU if not given."})
+    source: list[str] = field(
+        default_factory=list, metadata={"help": "As for training; the boxes then belong to one of these sources."}
+    )
 
     def command(self) -> str:
         """Return the command line of these settings; of paths only the names, as folders can contain user names."""
