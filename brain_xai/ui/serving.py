@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
 from brain_xai.ui.handlers import warm_up
+from brain_xai.ui.language import labels
 from brain_xai.ui.link_preview import ROUTE, add_link_preview
 from brain_xai.ui.privacy import is_isolated, sweeping
 from brain_xai.ui.visitors import NoStore, forget_names
@@ -56,7 +57,8 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
     register_at_zero_gpu()
     add_link_preview()
     app = {"lifespan": sweeping, **ROUTES}
-    served = page.queue(**QUEUE).launch(**LAUNCH, app_kwargs=app, prevent_thread_lock=True, **settings)
+    own = {**LAUNCH, "i18n": labels(), "app_kwargs": app}
+    served = page.queue(**QUEUE).launch(**own, prevent_thread_lock=True, **settings)
     warm_up()  # in this thread, while others serve the page
     if not prevent_thread_lock:
         page.block_thread()
