@@ -4,7 +4,7 @@ from brain_xai.study.explain import StudyExplanation, explain_study
 from brain_xai.study.export import table, to_nifti
 from brain_xai.study.reading import read_study
 from brain_xai.study.report import report_html
-from brain_xai.study.strip import strip_svg
+from brain_xai.study.strip import strip_html
 from brain_xai.study.study import Study
 from brain_xai.unreadable import SeveralSeries, UnreadableStudy
 
@@ -16,7 +16,7 @@ __all__ = [
     "explain_study",
     "read_study",
     "report_html",
-    "strip_svg",
+    "strip_html",
     "table",
     "to_nifti",
 ]

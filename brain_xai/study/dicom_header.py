@@ -127,7 +127,7 @@ def pydicom_quiet() -> ModuleType:
     try:
         import pydicom
     except ImportError as error:
-        raise UnreadableStudy(f"This is a DICOM file, and pydicom is not installed. {MEDICAL_TEXT}") from error
+        raise UnreadableStudy(f"DICOM files need pydicom, which is not installed. {MEDICAL_TEXT}") from error
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module=r"pydicom(\..*)?")
     return pydicom

@@ -66,6 +66,16 @@ class StudyExplanation:
         """The class that all maps explain."""
         return self.classifier.label_names[self.target]
 
+    def text(self, label: str) -> str:
+        """Return what people read for a label; never the bare words "no tumor", which nobody can know."""
+        return "no tumor recognized" if label == self.classifier.no_tumor_label else label.replace("_", " ")
+
+    def numbers(self, index: int) -> str:
+        """Return the probabilities of a slice as people read them, such as "glioma 83 %, no tumor recognized 17 %"."""
+        return ", ".join(
+            f"{self.text(label)} {percent(p)}" for label, p in self.predictions[index].probabilities.items()
+        )
+
     def suspicion(self, index: int) -> float:
         """Return how much speaks for a tumor in a slice, 0 to 1.
 
@@ -204,3 +214,10 @@ def _suspected(classifier: Classifier, predictions: list[Prediction], where: tup
     shown = [one for one, place in zip(predictions, where, strict=True) if place is not Place.OUTSIDE] or predictions
     labels = [label for label in classifier.label_names if label != classifier.no_tumor_label]
     return max(labels, key=lambda label: max(one.probabilities[label] for one in shown))
+
+
+def percent(probability: float) -> str:
+    """Return a probability as people read it; no model may say 0 or 100 %."""
+    if probability < 0.01:
+        return "< 1 %"
+    return "> 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"

@@ -7,6 +7,7 @@ import io
 import numpy as np
 
 from brain_xai.study.explain import Progress, StudyExplanation
+from brain_xai.study.nifti import nibabel_formats
 
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -51,11 +52,9 @@ def to_nifti(explained: StudyExplanation, progress: Progress | None = None) -> b
         A .nii.gz file: float32 on the grid and with the affine of the volume, in the unit of the method; its range for
         display is that of the color bar.
     """
-    from nibabel import Nifti1Image  # read_study would have said that it is missing
-
+    nifti1, _ = nibabel_formats()
     volume = explained.study.volume
-    values = explained.volume_map(progress)
-    image = Nifti1Image(values, volume.affine)
+    image = nifti1.Nifti1Image(explained.volume_map(progress), volume.affine)
     code = 1 if volume.located else 0
     image.set_sform(volume.affine, code)
     image.set_qform(volume.affine, code)

@@ -69,7 +69,7 @@ def _unpacked(start: Callable[[], BinaryIO]):
 
 def _header(file: BinaryIO) -> Any:
     """Read the header alone: extensions may hold what identifies a patient."""
-    nifti1, nifti2 = _nibabel()
+    nifti1, nifti2 = nibabel_formats()
     head = file.read(348)
     if head[344:348] == b"n+1\0":
         return nifti1.Nifti1Header(head)
@@ -79,11 +79,12 @@ def _header(file: BinaryIO) -> Any:
     raise UnreadableStudy("Half of a NIfTI pair (.hdr and .img). Save the volume as one .nii or .nii.gz file.")
 
 
-def _nibabel() -> tuple[ModuleType, ModuleType]:
+def nibabel_formats() -> tuple[ModuleType, ModuleType]:
+    """Return nibabel's modules for the first and the second version of the format; raises `UnreadableStudy`."""
     try:
         from nibabel import nifti1, nifti2
     except ImportError as error:
-        raise UnreadableStudy(f"This is a NIfTI file, and nibabel is not installed. {MEDICAL_TEXT}") from error
+        raise UnreadableStudy(f"NIfTI files need nibabel, which is not installed. {MEDICAL_TEXT}") from error
     return nifti1, nifti2
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from brain_xai.classifier import PredictionWarning
 from brain_xai.methods import METHODS
 from brain_xai.study.explain import StudyExplanation
-from brain_xai.study.strip import percent, strip_svg
+from brain_xai.study.strip import strip_html
 
 SHOWN = 3
 STYLE = """
@@ -51,7 +51,7 @@ def report_html(explained: StudyExplanation, when: date | None = None) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
         f'<h1>Brain XAI: study report</h1><p class="alert">{DISCLAIMER}</p>{_facts(explained, when)}'
         f"{_warnings('Read this first', explained.warnings)}"
-        f"<h2>Probability of a tumor in each slice</h2>{strip_svg(explained)}<p>{EACH_SLICE}</p>"
+        f"<h2>Probability of a tumor in each slice</h2>{strip_html(explained)}<p>{EACH_SLICE}</p>"
         f"<h2>{_heading(explained, len(shown))}</h2>"
         f'<div class="slices">{figures}</div>{_limits(explained)}</body></html>'
     )
@@ -59,7 +59,7 @@ def report_html(explained: StudyExplanation, when: date | None = None) -> str:
 
 def _heading(explained: StudyExplanation, count: int) -> str:
     which = "The slice" if count == 1 else f"{count} slices"
-    return f"{which} with the highest probability, and what speaks for {escape(explained.label)} there"
+    return f"{which} with the highest probability, and what speaks for {escape(explained.text(explained.label))} there"
 
 
 def _facts(explained: StudyExplanation, when: date) -> str:
@@ -69,7 +69,7 @@ def _facts(explained: StudyExplanation, when: date) -> str:
         "Study": f"{study.kind}, {len(study)} slices, {study.plane}, {between:.1f} mm apart, "
         f"pixels {down:.2f} × {along:.2f} mm",
         "Model": f"{info.id}, {info.architecture}, revision {info.revision}",
-        "Map": f"{METHODS[explained.method].title} for {explained.label}, the same colors in every slice",
+        "Map": f"{METHODS[explained.method].title} for {explained.text(explained.label)}; same colors in every slice",
         "Date": f"{when:%Y-%m-%d}",
     }
     return (
@@ -81,8 +81,7 @@ def _facts(explained: StudyExplanation, when: date) -> str:
 
 def _figure(explained: StudyExplanation, index: int) -> str:
     prediction = explained.predictions[index]
-    numbers = ", ".join(f"{label} {percent(p)}" for label, p in prediction.probabilities.items())
-    caption = f"<b>Slice {index + 1}</b>: {escape(numbers)}{_warnings('', prediction.warnings)}"
+    caption = f"<b>Slice {index + 1}</b>: {escape(explained.numbers(index))}{_warnings('', prediction.warnings)}"
     source = data_url(explained.explanation(index).image())
     return (
         f'<figure><img alt="Slice {index + 1} with its map" src="{source}"><figcaption>{caption}</figcaption></figure>'
@@ -97,9 +96,9 @@ def _warnings(title: str, warnings: tuple[PredictionWarning, ...]) -> str:
 
 
 def _limits(explained: StudyExplanation) -> str:
-    labels = ", ".join(explained.classifier.label_names)
+    labels = ", ".join(map(explained.text, explained.classifier.label_names))
     parts = [
-        f"The model knows {labels}. Anything else, such as a stroke or a metastasis, gets one of these names.",
+        f"The model knows these answers only: {labels}. A stroke or a metastasis gets one of them, too.",
         MAPS,
     ]
     test = explained.classifier.metrics.get("test", {})

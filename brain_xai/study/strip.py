@@ -1,18 +1,19 @@
-"""The strip of a study: the probabilities of every slice, side by side along the axis, as SVG."""
+"""The strip of a study: the probabilities of every slice, side by side along the axis, as HTML."""
 
 from html import escape
 
-from brain_xai.study.explain import StudyExplanation
+from brain_xai.study.explain import StudyExplanation, percent
 from brain_xai.study.head import Place
 
 # Distinguishable with any color vision, and neither of the colors of a map.
 COLORS = ("#0f766e", "#a855f7", "#64748b", "#ca8a04", "#be185d", "#4d7c0f")
-WIDTH, HEIGHT, GAP = 1000, 120, 18
+WIDTH, HEIGHT = 1000, 120
+SPREAD = "display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 14px"
 # Outside of the head, bars are pale.
 PALE = 0.25
 
 
-def strip_svg(explained: StudyExplanation, current: int | None = None) -> str:
+def strip_html(explained: StudyExplanation, current: int | None = None) -> str:
     """Draw the probabilities of all slices.
 
     Args:
@@ -20,8 +21,8 @@ def strip_svg(explained: StudyExplanation, current: int | None = None) -> str:
         current: The slice to mark.
 
     Returns:
-        An SVG element as wide as its surroundings: a bar per slice, with the classes other than "no tumor" on top of
-        each other; pale where the slice does not show the head, with a line below the ends of the head.
+        HTML as wide as its surroundings, an SVG and its legend: a bar per slice, with the classes other than "no tumor"
+        on top of each other; pale where the slice does not show the head, with a line below the ends of the head.
     """
     width = WIDTH / len(explained.study)
     bars = "".join(_bar(explained, index, width) for index in range(len(explained.study)))
@@ -29,16 +30,16 @@ def strip_svg(explained: StudyExplanation, current: int | None = None) -> str:
     if current is not None:
         marker = (
             f'<rect x="{current * width:.2f}" y="0" width="{max(width, 3):.2f}" height="{HEIGHT}" fill="none" '
-            'stroke="currentColor" stroke-width="2"/>'
+            'stroke="currentColor" stroke-width="2" vector-effect="non-scaling-stroke"/>'
         )
     first, last = (escape(end) for end in explained.study.ends)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 3 * GAP}" width="100%" role="img" font-size="14" fill="currentColor" '
-        f'aria-label="{escape(_summary(explained))}">'
+        f'<div style="font-size:13px"><svg viewBox="0 0 {WIDTH} {HEIGHT + 5}" preserveAspectRatio="none" role="img" '
+        f'style="width:100%;height:100px;display:block" fill="currentColor" aria-label="{escape(_summary(explained))}">'
         f'<path d="M0 0.5H{WIDTH}M0 {HEIGHT / 2}H{WIDTH}M0 {HEIGHT}H{WIDTH}" stroke="currentColor" opacity=".25"/>'
-        f'{bars}{marker}<text x="0" y="{HEIGHT + GAP}">{first}: slice 1</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + GAP}" text-anchor="end">{last}: slice {len(explained.study)}</text>'
-        f"{_legend(explained)}</svg>"
+        f"{bars}{marker}</svg>"
+        f'<div style="{SPREAD}"><span>{first}: slice 1</span><span>{last}: slice {len(explained.study)}</span></div>'
+        f'<div style="{SPREAD}">{_legend(explained)}</div></div>'
     )
 
 
@@ -60,33 +61,19 @@ def _bar(explained: StudyExplanation, index: int, width: float) -> str:
     if place is Place.EDGE:
         parts.append(f'<rect x="{x:.2f}" y="{HEIGHT + 1}" width="{width:.2f}" height="3" opacity=".5"/>')
     opacity = PALE if place is Place.OUTSIDE else 1
-    said = ", ".join(f"{label} {percent(p)}" for label, p in prediction.probabilities.items())
-    return f'<g opacity="{opacity}"><title>{escape(f"Slice {index + 1}: {said}")}</title>{"".join(parts)}</g>'
+    said = f"Slice {index + 1}: {explained.numbers(index)}"
+    return f'<g opacity="{opacity}"><title>{escape(said)}</title>{"".join(parts)}</g>'
 
 
 def _legend(explained: StudyExplanation) -> str:
-    parts, x = [], 0.0
-    for number, label in enumerate(shown_labels(explained)):
-        parts.append(
-            f'<rect x="{x}" y="{HEIGHT + 2 * GAP}" width="12" height="12" fill="{COLORS[number % len(COLORS)]}"/>'
-            f'<text x="{x + 18}" y="{HEIGHT + 2 * GAP + 11}">{escape(label)}</text>'
-        )
-        x += 40 + 9 * len(label)
-    parts.append(
-        f'<text x="{WIDTH}" y="{HEIGHT + 2 * GAP + 11}" text-anchor="end" opacity=".8">'
-        "Height: probability. Line below: end of the head. Pale: not the head.</text>"
+    named = "".join(
+        f'<span><span style="color:{COLORS[number % len(COLORS)]}">■</span> {escape(explained.text(label))}</span>'
+        for number, label in enumerate(shown_labels(explained))
     )
-    return "".join(parts)
+    return f"{named}<span>Height: probability. Line below: end of the head. Pale: not the head.</span>"
 
 
 def _summary(explained: StudyExplanation) -> str:
     top = explained.ranking()[:3]
     named = ", ".join(f"slice {index + 1} ({percent(explained.suspicion(index))})" for index in top)
     return f"Probability of a tumor in {len(explained.study)} slices. Highest in {named}."
-
-
-def percent(probability: float) -> str:
-    """Return a probability as people read it; no model may say 0 or 100 %."""
-    if probability < 0.01:
-        return "< 1 %"
-    return "> 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"

@@ -22,7 +22,7 @@ from brain_xai.checkpoint.catalog import allowed_checkpoints, checkpoint_folder
 from brain_xai.checkpoint.schema import CheckpointError, read_json
 from brain_xai.explanation import Explanation, MethodNotApplicable
 from brain_xai.methods import METHODS
-from brain_xai.ui import answers
+from brain_xai.ui import answers, study_api
 from brain_xai.ui.inputs import (
     Upload,
     UserError,
@@ -95,6 +95,7 @@ def add_endpoints() -> None:
     endpoint(compare, [image, checkpoint, target], [gallery, attributions, facts["comparison"]], SLOW)
     endpoint(methods, [checkpoint], facts["methods"], QUICK)
     endpoint(checkpoints, [], facts["checkpoints"], QUICK)
+    study_api.add_endpoint(checkpoint, method)
 
 
 def predict(image: Upload, checkpoint: str = "default") -> dict:

@@ -15,7 +15,7 @@ import pytest
 from brain_xai.classifier import Classifier, PredictionWarning
 from brain_xai.explanation import Cancelled, MethodNotApplicable
 from brain_xai.preprocess import UnreadableImage
-from brain_xai.study import StudyExplanation, explain_study, read_study, report_html, strip_svg, table, to_nifti
+from brain_xai.study import StudyExplanation, explain_study, read_study, report_html, strip_html, table, to_nifti
 from brain_xai.study.annotation import has_text
 from brain_xai.study.head import Place
 from tests.helpers.nets import LABELS, PLAIN, Blocks, make_classifier, make_timm
@@ -173,7 +173,7 @@ def test_no_cell_is_a_formula(start, explained, bright):
 
 
 def test_the_strip_shows_every_slice(explained):
-    drawn = strip_svg(explained, current=4)
+    drawn = strip_html(explained, current=4)
     assert drawn.count("<title>") == 20
     assert "Slice 12: cat" in drawn
     assert "bottom: slice 1" in drawn
@@ -187,7 +187,7 @@ def test_labels_are_text_not_markup(explained, bright):
         replace(one, probabilities={"<script>": 0.8, "dog": 0.1, "owl": 0.1}) for one in explained.predictions
     )
     changed = replace(explained, classifier=evil, predictions=predictions)
-    for text in (strip_svg(changed), report_html(changed)):
+    for text in (strip_html(changed), report_html(changed)):
         assert "<script>" not in text
 
 
@@ -227,7 +227,7 @@ def test_nothing_of_the_patient_is_in_any_output(kind, bright, tmp_path, caplog,
         outputs = [
             report_html(explained),
             table(explained),
-            strip_svg(explained),
+            strip_html(explained),
             repr(explained),
             repr(explained.study),
         ]

@@ -1,0 +1,157 @@
+"""The endpoint /study: a DICOM series or a NIfTI volume in; a table, a map and a report out."""
+
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gradio as gr
+
+from brain_xai.preprocess import UnreadableImage
+from brain_xai.study import StudyExplanation
+from brain_xai.study.volume import PLANES
+from brain_xai.ui import studies
+from brain_xai.ui.inputs import UserError, get_classifier
+from brain_xai.ui.jobs import SLOW, BackgroundJob, Progress
+
+AUTOMATIC = "auto"
+FORMS = "All DICOM files of one MR series, a ZIP of them, or one NIfTI file (.nii, .nii.gz): uploaded files."
+
+
+@dataclass(frozen=True)
+class StudyCall:
+    """What a caller of /study sends; the fields are its arguments."""
+
+    files: Sequence[dict[str, Any]] | None
+    checkpoint: str = "default"
+    method: str = "grad_cam"
+    target: str | int = "suspected"
+    plane: str = AUTOMATIC
+    series: int | None = None
+    volume: int | None = None
+
+
+def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
+    """Define /study in the current page, with the components of the other endpoints for what they share."""
+    with gr.Column(visible=False):
+        files = gr.File(label="files", file_count="multiple")
+        described = files.api_info() | {"additional_description": FORMS}
+        files.api_info = lambda: described
+        files.example_payload = lambda: [{"path": "series.zip", "meta": {"_type": "gradio.FileData"}}]
+        options = [
+            gr.Textbox("suspected", label="target"),
+            gr.Dropdown([AUTOMATIC, *PLANES], value=AUTOMATIC, label="plane"),
+            gr.Number(None, label="series", precision=0),
+            gr.Number(None, label="volume", precision=0),
+        ]
+        outputs = [gr.JSON(label="study"), *(gr.File(label=name) for name in ("table", "map", "report"))]
+        call = gr.Button()
+    call.click(_endpoint, [files, checkpoint, method, *options], outputs, api_name="study", preprocess=False, **SLOW)
+
+
+async def study(call: StudyCall) -> tuple[dict, str, str, str]:
+    """Classify every slice of a study and show what speaks for one class in each. There is no answer for the patient.
+
+    Answers with JSON: `slices`, one entry per slice in the order of the study (`slice` from 1, `place`: "inside",
+    "edge" or "outside" of the head, `label`, `probabilities`, `warnings`: codes), `first` (slice numbers, the most
+    suspicious first), `messages` {code: message}, `warnings` (about the study), `study` (kind, slices, plane, ends,
+    spacing in mm), `method`, `target` and `label` (the class of the maps), `checkpoint` and `seconds`; then the table
+    (CSV), the map (.nii.gz, float32 on the grid of the volume; > 0 speaks for the class, < 0 against it) and the report
+    (one HTML page). No name, date or text of the files is read. Reports its progress in slices.
+
+    Args:
+        files: All DICOM files of one MR series, a ZIP of them, or one NIfTI file.
+        checkpoint: As for `predict`.
+        method: As for `explain`.
+        target: The class of the maps: "suspected" is the one other than "no tumor" that is most probable anywhere.
+        plane: "axial", "coronal" or "sagittal"; "auto" for the plane that the scanner took.
+        series: Which of several DICOM series, from 1; the error that asks for it lists them.
+        volume: Which volume of a NIfTI file of several, from 0.
+    """
+
+    def work(progress: Progress) -> tuple[dict, str, str, str]:
+        start = time.perf_counter()
+        classifier = get_classifier(call.checkpoint)
+        plane = None if call.plane == AUTOMATIC else str(call.plane)
+        choice = studies.Choice(plane, _whole("series", call.series), _whole("volume", call.volume))
+        try:
+            found = studies.read_uploaded_study(call.files, choice)
+        except (UnreadableImage, ValueError) as error:
+            raise UserError(str(error)) from error
+        total = 2 * len(found)  # answers, then maps
+        explained = studies.explain_uploaded_study(
+            classifier, found, str(call.method), call.target, lambda done, _: progress(done, total)
+        )
+        saved = studies.save_map(explained, lambda done, _: progress(len(found) + done, total))
+        facts = describe_study(explained) | {"seconds": round(time.perf_counter() - start, 3)}
+        return facts, studies.save_table(explained), saved, studies.save_report(explained)
+
+    return await _stop_with_caller(work)
+
+
+def describe_study(explained: StudyExplanation) -> dict:
+    """Return the answers for a study as JSON."""
+    shown = explained.study
+    warnings = [warning for prediction in explained.predictions for warning in prediction.warnings]
+    return {
+        "study": {
+            "kind": shown.kind,
+            "slices": len(shown),
+            "plane": shown.plane,
+            "ends": shown.ends,
+            "spacing": [round(part, 4) for part in shown.spacing],
+        },
+        "slices": [
+            {
+                "slice": index + 1,
+                "place": explained.places[index].value,
+                "label": prediction.label,
+                "probabilities": prediction.probabilities,
+                "warnings": [warning.code for warning in prediction.warnings],
+            }
+            for index, prediction in enumerate(explained.predictions)
+        ],
+        "first": [index + 1 for index in explained.ranking()],
+        "messages": {warning.code: warning.message for warning in warnings},
+        "warnings": [asdict(warning) for warning in explained.warnings],
+        "method": explained.method,
+        "target": explained.target,
+        "label": explained.label,
+        "checkpoint": asdict(explained.predictions[0].checkpoint),
+    }
+
+
+def _whole(name: str, value: Any) -> int | None:
+    """Return a whole number or None; raises `UserError` for anything else."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UserError(f"{name} must be a whole number, or null.")
+    return value
+
+
+async def _endpoint(*values: Any) -> tuple[dict, str, str, str]:
+    return await study(StudyCall(*values))
+
+
+_endpoint.__name__, _endpoint.__doc__ = study.__name__, study.__doc__
+_endpoint.__signature__ = inspect.signature(StudyCall)
+
+
+async def _stop_with_caller(work: Any) -> tuple[dict, str, str, str]:
+    """Run work in the background, reporting its progress; when the caller cancels, it also ends on the server."""
+    stop_event = threading.Event()
+    report, context = gr.Progress(), contextvars.copy_context()  # Gradio finds the caller in the context
+
+    def reporting(progress: Progress) -> tuple[dict, str, str, str]:
+        def step(done: int, total: int, preview: object = None) -> None:
+            context.run(report, (done, total), unit="slices")
+            progress(done, total)
+
+        return work(step)
+
+    try:
+        return await BackgroundJob(reporting, stop_event).wait()
+    finally:
+        stop_event.set()

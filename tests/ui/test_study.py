@@ -1,0 +1,175 @@
+"""A study through the API and on the page: from the upload to what is taken away."""
+
+import csv
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from brain_xai import load_checkpoint
+from brain_xai.study import explain_study, read_study
+from brain_xai.ui import study_page
+from brain_xai.ui.study_shelf import OpenStudy, Shelf
+from tests.helpers.scans import LABELS
+from tests.helpers.served import served, upload
+from tests.helpers.studies import PATIENT, head, series_of, to_bytes, write, write_nifti, zipped
+
+SLICES = 10
+
+
+@pytest.fixture(scope="module")
+def series(folder) -> Path:
+    return write(folder / "series", series_of(head(slices=SLICES)))
+
+
+@pytest.fixture(scope="module")
+def archive(folder, series) -> Path:
+    return zipped(folder / "series.zip", {file.name: file.read_bytes() for file in series.iterdir()})
+
+
+@pytest.fixture(scope="module")
+def client(tiny, folder):
+    with served(tiny) as (_, address):
+        yield Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
+
+
+def test_a_series_through_the_api(client, series, tiny, capfd):
+    files = [handle_file(file) for file in series.iterdir()]
+    facts, table, saved_map, report = client.predict(files=files, target="glioma", api_name="/study")
+    expected = explain_study(load_checkpoint(tiny), read_study(series), target="glioma")
+    assert [entry["slice"] for entry in facts["slices"]] == list(range(1, SLICES + 1))
+    for entry, prediction in zip(facts["slices"], expected.predictions, strict=True):
+        assert entry["probabilities"] == pytest.approx(prediction.probabilities, abs=1e-5)
+    assert facts["first"] == [index + 1 for index in expected.ranking()]
+    assert facts["study"] == {
+        "kind": "DICOM",
+        "slices": SLICES,
+        "plane": "axial",
+        "ends": ["bottom", "top"],
+        "spacing": [5, 1, 1],
+    }
+    assert (facts["label"], facts["method"]) == ("glioma", "grad_cam")
+    rows = list(csv.DictReader(Path(table).read_text("utf-8-sig").splitlines()))
+    assert len(rows) == SLICES
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(Path(saved_map).read_bytes()))
+    np.testing.assert_allclose(np.asarray(image.dataobj), expected.volume_map(), atol=1e-5)
+    assert "Not for diagnosis" in Path(report).read_text()
+    captured = capfd.readouterr()
+    everything = str(facts) + Path(table).read_text() + captured.out + captured.err + str(saved_map) + str(report)
+    assert "JANE" not in everything
+
+
+def test_a_volume_in_another_plane(client, folder):
+    path = write_nifti(folder / "a.nii.gz", head(slices=40).transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1]))
+    facts = client.predict(files=[handle_file(path)], plane="coronal", api_name="/study")[0]
+    assert (facts["study"]["plane"], facts["study"]["slices"], facts["label"] in LABELS) == ("coronal", 48, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "guess"}, "Use one of"),
+        ({"target": "horse"}, "Use one of"),
+        ({"plane": "oblique"}, "Use one of"),
+        ({"series": 3}, "no series 3"),
+        ({"series": "x"}, "whole number"),
+        ({"checkpoint": "/etc"}, "no such checkpoint"),
+        ({"files": []}, "no files"),
+    ],
+)
+def test_bad_calls_get_a_sentence(arguments, words, client, archive, capfd):
+    with pytest.raises(AppError) as error:
+        client.predict(**{"files": [handle_file(archive)], **arguments}, api_name="/study")
+    assert words in error.value.message
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_two_series_are_refused_with_the_choice(client, folder):
+    mixed = {str(k): to_bytes(one) for k, one in enumerate(series_of(head(slices=4)) + series_of(head(slices=2)))}
+    files = [handle_file(zipped(folder / "mixed.zip", mixed))]
+    with pytest.raises(AppError, match=r"2 series: 1 \(4 slices, axial\), 2 \(2 slices, axial\)"):
+        client.predict(files=files, api_name="/study")
+    assert client.predict(files=files, series=2, api_name="/study")[0]["study"]["slices"] == 2
+
+
+def test_a_single_slice_is_an_image_for_the_other_endpoints(client, series):
+    answer = client.predict(image=handle_file(next(iter(series.iterdir()))), api_name="/predict")
+    assert answer["input"]["width"] == 40
+    assert PATIENT not in str(answer)
+
+
+def opened(archive: Path, **choices) -> list[study_page.Update]:
+    values = {"checkpoint": "default", "method": "grad_cam", "plane": "", "series": None, "name": None} | choices
+    return list(study_page._open([upload(archive)], *values.values()))
+
+
+@pytest.fixture
+def here(tiny, monkeypatch):
+    monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", tiny)
+
+
+def test_the_page_opens_a_study_and_follows_the_slider(archive, here):
+    update = opened(archive)[-1]
+    assert update.result["visible"] is True
+    assert f"{SLICES} slices, axial, 5.0 mm apart" in update.notice
+    assert "Every slice is judged on its own" in update.notice
+    moved = study_page._show(4, update.name, "slider")
+    assert f"Slice 4 of {SLICES}" in moved.panel
+    assert moved.panel.count("data:image/webp") == 2  # no file for anybody else to find
+    assert moved.first["value"] == 4
+    study_page.SHELF.remove(update.name)
+    gone = study_page._show(4, update.name, "slider")
+    assert "deleted" in gone.notice
+    assert gone.result["visible"] is False
+
+
+def test_the_page_offers_the_choice_of_a_series(folder, here):
+    mixed = {str(k): to_bytes(one) for k, one in enumerate(series_of(head(slices=4)) + series_of(head(slices=2)))}
+    path = zipped(folder / "mixed.zip", mixed)
+    asking = opened(path)[-1]
+    assert [value for _, value in asking.series["choices"]] == [1, 2]
+    chosen = opened(path, series=2)[-1]
+    assert "2 slices" in chosen.notice
+    study_page.SHELF.remove(chosen.name)
+
+
+def test_the_page_says_what_is_wrong(folder, here):
+    (folder / "note.txt").write_text("It hurts here.")
+    update = opened(folder / "note.txt")[-1]
+    assert 'role="alert"' in update.notice
+    assert "no DICOM or NIfTI" in update.notice
+
+
+@pytest.fixture
+def study(archive, tiny) -> OpenStudy:
+    return OpenStudy(explain_study(load_checkpoint(tiny), read_study(archive)))
+
+
+def test_maps_are_computed_ahead_nearest_first(study):
+    study.current = 6
+    study.compute_ahead(SLICES).join()
+    assert list(study.explained._kept) == [6, 5, 7, 4, 8, 3, 9, 2, 1, 0]  # in the order of their computation
+
+
+def test_nothing_is_computed_for_a_closed_study(study):
+    before = list(study.explained._kept)
+    study.close()
+    study.compute_ahead(SLICES).join()
+    assert list(study.explained._kept) == before
+
+
+def test_the_shelf_holds_a_few_studies_only(study):
+    shelf = Shelf(capacity=2)
+    others = [OpenStudy(study.explained) for _ in range(3)]
+    names = [shelf.put(one) for one in others[:2]]
+    assert shelf.get(names[0]) is others[0]  # looked at last, so the other one goes
+    names.append(shelf.put(others[2]))
+    assert [shelf.get(name) is not None for name in names] == [True, False, True]
+    assert others[1]._closed.is_set()
+    assert len(set(names)) == 3
+    assert shelf.get(None) is None
