@@ -8,9 +8,9 @@ from brain_xai.framing import Framed, frame
 from brain_xai.methods import METHODS
 from brain_xai.overlay import draw_box, draw_overlay
 from brain_xai.preprocess import UnreadableImage
+from brain_xai.report import report_html
 from brain_xai.summary import Summary, summarize
-
-__version__ = "0.1.0"
+from brain_xai.version import __version__
 
 __all__ = [
     "METHODS",
@@ -31,5 +31,6 @@ __all__ = [
     "explain_all",
     "frame",
     "load_checkpoint",
+    "report_html",
     "summarize",
 ]

@@ -62,6 +62,11 @@ class Explanation:
     original: Image.Image
     part: Part
 
+    @property
+    def tile(self) -> float:
+        """Side of the squares of equal evidence that the map is made of, in pixels; 1 but for occlusion."""
+        return float(max(self.settings["stride"])) if "window" in self.settings else 1.0
+
     def image(
         self,
         opacity: float = 0.7,
@@ -169,7 +174,7 @@ def explain_all(
     """Show what in an image speaks for each class.
 
     Grad-CAM takes all maps from the one forward pass that predicts, if the head is a global average and one linear
-    layer.
+    layer. Occlusion covers the image once for all classes.
 
     Args:
         classifier: The model to explain.
@@ -187,7 +192,12 @@ def explain_all(
     chosen = _choose(classifier, method, engine, settings)
     prepared = classifier.prepare(image)
     output = classifier.forward(prepared.pixel_values)
-    together = chosen.attribute_all_classes(classifier, output) if engine == "auto" else None
+    together = None
+    if engine == "auto":
+        together = chosen.attribute_all_classes(classifier, output)
+        if together is None and chosen.attribute_each_class:
+            request = Request(classifier, prepared.pixel_values, target=0)
+            together = chosen.attribute_each_class(request, **settings)
     if together is None:
         return {
             label: explain(classifier, image, method, label, engine=engine, **settings)

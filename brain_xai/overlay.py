@@ -15,6 +15,8 @@ MIN_SIDE = 480
 Box = tuple[float, float, float, float]
 Surface = Literal["original", "model"]
 Bar = Literal["words", "numbers", "none"]
+# For people, where `has_outline` is false.
+NO_OUTLINE = "There is nothing to outline: no area of this map reaches half of full color."
 
 
 class Drawable(Protocol):
@@ -34,6 +36,8 @@ class Drawable(Protocol):
     def original(self) -> Image.Image | None: ...
     @property
     def part(self) -> Part: ...
+    @property
+    def tile(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class AttributionMap:
         original: The RGB image that the view was made from, None if it is the view itself.
         part: The part of the original that the view shows: left, top, right, bottom in fractions of width and height;
             see `brain_xai.preprocess.ModelInput`.
+        tile: Side of the squares of equal evidence that the map is made of, in pixels of the view. They are drawn with
+            soft edges; the middle of a square keeps its color.
     """
 
     view: Image.Image
@@ -58,6 +64,7 @@ class AttributionMap:
     signed: bool
     original: Image.Image | None = None
     part: Part = WHOLE
+    tile: float = 1.0
 
 
 def draw_overlay(
@@ -98,7 +105,7 @@ def draw_overlay(
     legend = color_bar(  # also checks scale and opacity
         scan.width, scale, opacity, explanation.unit, explanation.signed, "words" if bar == "none" else bar
     )
-    evidence = resample(attribution, part, scan.size) / scale
+    evidence = resample(attribution, part, scan.size, explanation.tile) / scale
     drawn = Image.fromarray(blend(np.asarray(scan), evidence, opacity))
     if outline:
         _draw_outline(drawn, attribution, scale, part)
@@ -113,7 +120,7 @@ def draw_overlay(
 
 
 def has_outline(explanation: Drawable) -> bool:
-    """Return whether `outline=True` draws a line: not where no area reaches half of full color."""
+    """Return whether `outline=True` draws a line; if not, `NO_OUTLINE` says why."""
     return bool(find_areas(explanation.attribution, explanation.scale).masks)
 
 
@@ -141,30 +148,32 @@ def enlarged(scan: Image.Image) -> Image.Image:
     return scan.resize((scan.width * factor, scan.height * factor), Image.Resampling.BICUBIC)
 
 
-def resample(values: np.ndarray, part: Part, size: tuple[int, int]) -> np.ndarray:
+def resample(values: np.ndarray, part: Part, size: tuple[int, int], tile: float = 1.0) -> np.ndarray:
     """Resample a map of the view to an image of which the view shows a part.
 
     Args:
         values: Float [h, w], covering the part.
         part: Left, top, right, bottom of the part in fractions of the image's width and height.
         size: Width and height of the image in pixels.
+        tile: Side of the squares of equal values that the map is made of; their edges become soft.
 
     Returns:
         Float32 [height, width]; 0 outside the part.
     """
     left, top, right, bottom = part
-    rows = _weights(values.shape[0], size[1], top, bottom)
-    columns = _weights(values.shape[1], size[0], left, right)
+    rows = _weights(values.shape[0], size[1], (top, bottom), tile)
+    columns = _weights(values.shape[1], size[0], (left, right), tile)
     return rows @ values.astype(np.float32) @ columns.T
 
 
-def _weights(count: int, length: int, start: float, end: float) -> np.ndarray:
+def _weights(count: int, length: int, span: tuple[float, float], tile: float) -> np.ndarray:
     """Return how much each of `count` values adds to each of `length` pixels along an axis, float32 [length, count].
 
-    The values cover the axis from `start` to `end`, both in fractions of it.
+    The values cover a span of the axis, from one fraction of it to another.
     """
+    start, end = span
     place = ((np.arange(length) + 0.5) / length - start) / (end - start) * count - 0.5
-    width = max(1.0, count / (length * (end - start)))  # wider where several values share a pixel
+    width = max(1.0, tile / 2, count / (length * (end - start)))  # wider where several values share a pixel
     distance = np.abs(place.clip(0, count - 1)[:, None] - np.arange(count)) / width
     weights = (1 - distance).clip(min=0)
     weights /= weights.sum(axis=1, keepdims=True)

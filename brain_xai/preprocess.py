@@ -188,7 +188,7 @@ def prepare(image: ImageSource, preprocessing: Preprocessing) -> ModelInput:
     gray = read_image(image)
     view, part = _view_and_part(gray, preprocessing)
     view.info[COLOR_INFO] = gray.info.get(COLOR_INFO, 0.0)
-    original = gray.convert("RGB")
+    original = Image.fromarray(np.asarray(gray.convert("RGB")))  # without what the file says about itself
     if max(original.size) > MAX_SHOWN_SIDE:
         original.thumbnail((MAX_SHOWN_SIDE, MAX_SHOWN_SIDE), Image.Resampling.BICUBIC)
     return ModelInput(to_pixel_values(view, preprocessing), view, original, part)

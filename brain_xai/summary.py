@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brain_xai.areas import Areas, blurred, find_areas
+from brain_xai.areas import LEVEL, Areas, blurred, find_areas
 from brain_xai.classifier import Classifier
 from brain_xai.cover import cover_view
 from brain_xai.doubts import BLUR, NO_VOTE
 from brain_xai.explanation import Explanation
 from brain_xai.framing import head_mask
-from brain_xai.methods import METHODS
 
 # Left and right as displayed: where the patient's left is, an image does not tell.
 PLACES = (
@@ -47,6 +46,7 @@ class Summary:
         before: The probability of the class.
         after: The same with the first area covered, None if that was not asked for or there is no area.
         signed: Whether the method tells for from against.
+        scattered: Whether single points reach half of full color, in an area or not.
     """
 
     areas: tuple[Place, ...]
@@ -57,6 +57,7 @@ class Summary:
     before: float
     after: float | None
     signed: bool
+    scattered: bool
 
     @property
     def sentence(self) -> str:
@@ -83,22 +84,26 @@ class Summary:
             agreement = {"agreeing": self.agreeing, "others": self.others}
             sentences.append(("{agreeing} of {others} other methods agree.", agreement))
         if self.after is not None:
-            change = {"before": percent(self.before), "after": percent(self.after)}
-            unchanged = change["before"] == change["after"]
-            sentences.append((COVERED_UNCHANGED if unchanged else COVERED_CHANGED, change))
+            change = {"before": translate(percent(self.before)), "after": translate(percent(self.after))}
+            wordings = LOWERED if self.after < self.before else RAISED
+            if change["before"] == change["after"]:
+                wordings = UNCHANGED
+            sentences.append((wordings[len(self.areas) > 1], change))
         return sentences
 
     def _about(self, places: tuple[Place, ...], side: str, translate: Translate) -> tuple[str, dict]:
         """Return the sentence about the areas for or against."""
         if not places:
-            return NOTHING, {}
+            return ONLY_AGAINST if self.against else SCATTERED if self.scattered else NOTHING, {}
         wordings = AGAINST if side == "against" else RESTS_ON if self.signed else HIGHLIGHTS
         share = sum(place.share_of_head for place in places)
-        values = {"count": len(places), "where": translate(places[0].where), "share": percent(share)}
+        values = {"count": len(places), "where": translate(places[0].where), "share": translate(percent(share))}
         return wordings[len(places) > 1], values
 
 
 NOTHING = "Nothing stands out: no area reaches half of full color."
+SCATTERED = "No area stands out: only scattered points reach half of full color."
+ONLY_AGAINST = "Nothing speaks clearly for it."
 # For one area and for several.
 RESTS_ON = (
     "Rests on one area: {where} in the image, {share} of the head.",
@@ -112,8 +117,18 @@ AGAINST = (
     "One area speaks against it: {where} in the image, {share} of the head.",
     "{count} areas speak against it, mostly {where} in the image; together they are {share} of the head.",
 )
-COVERED_CHANGED = "Covering it changes the probability from {before} to {after}."
-COVERED_UNCHANGED = "Covering it leaves the probability at {before}."
+LOWERED = (
+    "Covering it lowers the probability from {before} to {after}.",
+    "Covering the strongest of them lowers the probability from {before} to {after}.",
+)
+RAISED = (
+    "Covering it raises the probability from {before} to {after}.",
+    "Covering the strongest of them raises the probability from {before} to {after}.",
+)
+UNCHANGED = (
+    "Covering it leaves the probability at {before}.",
+    "Covering the strongest of them leaves the probability at {before}.",
+)
 
 
 def summarize(
@@ -152,7 +167,8 @@ def summarize(
         others=len(others),
         before=explanation.prediction.probabilities[explanation.label],
         after=after,
-        signed=METHODS[explanation.method].signed,
+        signed=explanation.signed,
+        scattered=bool((explanation.attribution >= LEVEL * explanation.scale).any()),
     )
 
 

@@ -27,6 +27,8 @@ class Method:
         reason_unsupported: Returns why the method cannot work on a classifier, None if it can.
         attribute: Computes a `Request` with the method's settings. Returns the attribution, float32 [H, W] (> 0 speaks
             for the target, < 0 against it), and the settings used, ready for JSON.
+        attribute_each_class: Computes the attributions of all classes, [classes, H, W], for the price of one, from a
+            `Request`, whose target does not matter, and the method's settings; None if the method has no such way.
         attribute_all_classes: Computes attributions [classes, H, W] and settings from the forward pass that predicts
             one image; None if the architecture does not allow it.
         engines: What can compute it: "captum", "shortcut" or "combined", see `Explanation.settings`.
@@ -42,6 +44,7 @@ class Method:
     forward_passes: int
     reason_unsupported: Callable[[Classifier], str | None]
     attribute: Callable[..., tuple[np.ndarray, dict]]
+    attribute_each_class: Callable[..., tuple[np.ndarray, dict]] | None = None
     attribute_all_classes: Callable[[Classifier, ModelOutput], tuple[np.ndarray, dict] | None] = (
         lambda classifier, output: None
     )
@@ -168,6 +171,7 @@ METHODS = {
             forward_passes=200,
             reason_unsupported=_always_supported,
             attribute=occlusion.occlusion,
+            attribute_each_class=occlusion.occlusion_each_class,
             engines=("shortcut", "captum"),
         ),
         Method(

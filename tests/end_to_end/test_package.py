@@ -36,7 +36,7 @@ def test_every_exported_function_and_class_has_a_docstring():
 def test_there_is_one_version_and_the_package_is_typed():
     assert re.fullmatch(r"\d+\.\d+\.\d+", brain_xai.__version__)
     assert "version" in PYPROJECT["project"]["dynamic"]
-    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "brain_xai.__version__"}
+    assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "brain_xai.version.__version__"}
     assert (ROOT / "brain_xai" / "py.typed").is_file()
 
 

@@ -122,6 +122,32 @@ def test_maps_of_all_classes_are_those_of_each(method, resnet):
         assert_same(explanation.attribution, alone.attribution)
 
 
+class Counting(Total):
+    """Counts the images that it sees; its forward cannot be traced, so every pass goes through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, pixel_values):
+        self.seen += len(pixel_values) if pixel_values.isfinite().all() else 0
+        return super().forward(pixel_values)
+
+
+def test_occlusion_covers_the_image_once_for_all_classes():
+    classifier, scan = make_classifier(Counting(), (32, 32), PLAIN), make_scan((32, 32))
+    alone = {label: explain(classifier, scan, "occlusion", label, window=0.25, stride=0.25) for label in LABELS}
+    seen = classifier.model.seen
+    together = explain_all(classifier, scan, "occlusion", window=0.25, stride=0.25)
+    assert (classifier.model.seen - seen) * len(LABELS) == seen
+    for label, explanation in together.items():
+        assert (explanation.label, explanation.settings) == (label, alone[label].settings)
+        assert explanation.prediction == alone[label].prediction
+        assert_same(explanation.attribution, alone[label].attribution)
+    with pytest.raises(ValueError, match="stride <= window"):
+        explain_all(classifier, scan, "occlusion", window=0.1, stride=0.2)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "vgg"])
 def test_every_method_works_or_says_why_not(name):
     classifier = (

@@ -82,6 +82,14 @@ def test_resampling_by_hand():
     assert drawn == pytest.approx(np.array([[0, 0, 0, 2, 6, 8, 0, 0]], np.float32))
 
 
+def test_tiles_get_soft_edges_and_keep_the_value_of_their_middle():
+    """Four values per tile: the edge is spread over two values on each side of it."""
+    values = np.repeat([0.0, 8.0, 0.0], 4)[None].astype(np.float32)
+    drawn = resample(values, WHOLE, (12, 1), tile=4)
+    # At distance d from the edge, in values: weights 1/4, 1/2, 1/4 of the neighbors.
+    assert drawn == pytest.approx(np.array([[0, 0, 0, 2, 6, 8, 8, 6, 2, 0, 0, 0]], np.float32))
+
+
 def test_a_map_smaller_than_its_place_in_the_image_keeps_its_mean():
     """Many values per pixel are averaged, none is skipped."""
     values = np.zeros((1, 400), np.float32)
