@@ -9,6 +9,7 @@ from brain_xai.methods import METHODS
 from brain_xai.overlay import draw_box, draw_overlay
 from brain_xai.preprocess import UnreadableImage
 from brain_xai.report import report_html
+from brain_xai.study import Study, explain_study, read_study
 from brain_xai.summary import Summary, summarize
 from brain_xai.version import __version__
 
@@ -21,6 +22,7 @@ __all__ = [
     "Framed",
     "MethodNotApplicable",
     "Prediction",
+    "Study",
     "Summary",
     "UnreadableImage",
     "__version__",
@@ -29,8 +31,10 @@ __all__ = [
     "draw_overlay",
     "explain",
     "explain_all",
+    "explain_study",
     "frame",
     "load_checkpoint",
+    "read_study",
     "report_html",
     "summarize",
 ]

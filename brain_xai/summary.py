@@ -14,9 +14,9 @@ from brain_xai.framing import head_mask
 
 # Left and right as displayed: where the patient's left is, an image does not tell.
 PLACES = (
-    ("upper left", "upper middle", "upper right"),
-    ("middle left", "center", "middle right"),
-    ("lower left", "lower middle", "lower right"),
+    ("upper left in the image", "upper middle in the image", "upper right in the image"),
+    ("middle left in the image", "center of the image", "middle right in the image"),
+    ("lower left in the image", "lower middle in the image", "lower right in the image"),
 )
 OUTSIDE = "outside the head"
 # How far from an area another method's strongest place still counts as the same, as a fraction of the map's side.
@@ -27,7 +27,7 @@ Translate = Callable[[str], str]
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """An area of a map in words: `where` in the image it lies, and its share of the head, 0 to 1."""
+    """An area of a map: `where` it lies in the image, in words, and which share of the head it covers, 0 to 1."""
 
     where: str
     share_of_head: float
@@ -78,17 +78,16 @@ class Summary:
     def _sentences(self, translate: Translate) -> list[tuple[str, dict]]:
         """Return English sentences with {names}, and what to put in their place."""
         sentences = [self._about(self.areas, "for", translate)]
-        if self.against:
-            sentences.append(self._about(self.against, "against", translate))
         if self.areas and self.others:
-            agreement = {"agreeing": self.agreeing, "others": self.others}
-            sentences.append(("{agreeing} of {others} other methods agree.", agreement))
+            sentences.append((AGREEMENT, {"agreeing": self.agreeing, "others": self.others}))
         if self.after is not None:
             change = {"before": translate(percent(self.before)), "after": translate(percent(self.after))}
             wordings = LOWERED if self.after < self.before else RAISED
             if change["before"] == change["after"]:
                 wordings = UNCHANGED
             sentences.append((wordings[len(self.areas) > 1], change))
+        if self.against:
+            sentences.append(self._about(self.against, "against", translate))
         return sentences
 
     def _about(self, places: tuple[Place, ...], side: str, translate: Translate) -> tuple[str, dict]:
@@ -98,25 +97,29 @@ class Summary:
         wordings = AGAINST if side == "against" else RESTS_ON if self.signed else HIGHLIGHTS
         share = sum(place.share_of_head for place in places)
         values = {"count": len(places), "where": translate(places[0].where), "share": translate(percent(share))}
-        return wordings[len(places) > 1], values
+        return wordings[2 if places[0].where == OUTSIDE else len(places) > 1], values
 
 
 NOTHING = "Nothing stands out: no area reaches half of full color."
 SCATTERED = "No area stands out: only scattered points reach half of full color."
-ONLY_AGAINST = "Nothing speaks clearly for it."
-# For one area and for several.
+ONLY_AGAINST = "Nothing speaks clearly for this class."
+# For one area, for several, and where the first one lies outside the head.
 RESTS_ON = (
-    "Rests on one area: {where} in the image, {share} of the head.",
-    "Rests on {count} areas, mostly {where} in the image; together they are {share} of the head.",
+    "Rests on one area: {where}, {share} of the head.",
+    "Rests on {count} areas, mostly {where}; together they are {share} of the head.",
+    "Rests mostly on what lies outside the head.",
 )
 HIGHLIGHTS = (
-    "Highlights one area: {where} in the image, {share} of the head.",
-    "Highlights {count} areas, mostly {where} in the image; together they are {share} of the head.",
+    "Highlights one area: {where}, {share} of the head.",
+    "Highlights {count} areas, mostly {where}; together they are {share} of the head.",
+    "Highlights mostly what lies outside the head.",
 )
 AGAINST = (
-    "One area speaks against it: {where} in the image, {share} of the head.",
-    "{count} areas speak against it, mostly {where} in the image; together they are {share} of the head.",
+    "One area speaks against this class: {where}, {share} of the head.",
+    "{count} areas speak against this class, mostly {where}; together they are {share} of the head.",
+    "What speaks against this class lies mostly outside the head.",
 )
+AGREEMENT = "{agreeing} of {others} other methods agree."
 LOWERED = (
     "Covering it lowers the probability from {before} to {after}.",
     "Covering the strongest of them lowers the probability from {before} to {after}.",

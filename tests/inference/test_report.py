@@ -2,19 +2,22 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 from dataclasses import replace
 from datetime import date
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from brain_xai import __version__, explain, report_html, summarize
+import brain_xai
+from brain_xai import __version__, explain, report_html, summarize, summary
 from brain_xai.classifier import Classifier, PredictionWarning
-from brain_xai.overlay import enlarged
+from brain_xai.overlay import NO_OUTLINE, enlarged
 from tests.helpers.nets import make_scan, make_timm
 
 NBSP = "\N{NO-BREAK SPACE}"
@@ -185,6 +188,20 @@ def test_it_speaks_other_languages(classifier, explanation):
     text = Elements(report_html(classifier, explanation, translate=lambda sentence: f"»{sentence}")).text
     for part in ("»The scan", "»How good is it?", "»A map shows what", "»strongly for", "»It was right on 92 of 100"):
         assert part in text, part
+
+
+def test_every_sentence_has_a_german_one(classifier, explanation):
+    catalog = json.loads((Path(brain_xai.__file__).parent / "ui" / "de.json").read_text(encoding="utf-8"))
+    said = set()
+    strong = replace(explanation, attribution=np.where(explanation.view.convert("L"), 1.0, 0).astype(np.float32))
+    for each in (strong, replace(explanation, signed=False), replace(explanation, target=2, label="owl")):
+        for knowing in (classifier, replace(classifier, metrics={}, explanations={})):
+            report_html(knowing, each, translate=lambda sentence: said.add(sentence) or sentence)
+    wordings = (summary.RESTS_ON, summary.HIGHLIGHTS, summary.AGAINST, *summary.PLACES)
+    said |= {wording for group in wordings for wording in group}
+    said |= {*summary.LOWERED, *summary.RAISED, *summary.UNCHANGED}
+    said |= {summary.NOTHING, summary.SCATTERED, summary.ONLY_AGAINST, summary.OUTSIDE, summary.AGREEMENT, NO_OUTLINE}
+    assert {sentence for sentence in said - catalog.keys() if not re.fullmatch(r"\d+\s%", sentence)} == set()
 
 
 @pytest.mark.browser

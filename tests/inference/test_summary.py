@@ -40,15 +40,15 @@ def with_spots(plain: Explanation, *spots: tuple[int, int, float], method: str =
 @pytest.mark.parametrize(
     ("row", "column", "where"),
     [
-        (22, 22, "upper left"),
-        (22, 48, "upper middle"),
-        (22, 74, "upper right"),
-        (48, 22, "middle left"),
-        (48, 48, "center"),
-        (48, 74, "middle right"),
-        (74, 22, "lower left"),
-        (74, 48, "lower middle"),
-        (74, 74, "lower right"),
+        (22, 22, "upper left in the image"),
+        (22, 48, "upper middle in the image"),
+        (22, 74, "upper right in the image"),
+        (48, 22, "middle left in the image"),
+        (48, 48, "center of the image"),
+        (48, 74, "middle right in the image"),
+        (74, 22, "lower left in the image"),
+        (74, 48, "lower middle in the image"),
+        (74, 74, "lower right in the image"),
         (4, 4, "outside the head"),
     ],
 )
@@ -62,25 +62,25 @@ def test_the_share_of_the_head(plain):
     """A square of 18 x 18 is a sixteenth of 72 x 72; blurring a square keeps where it reaches half of its height."""
     summary = summarize(with_spots(plain, (48, 48, SCALE), size=18))
     assert summary.share_of_head == pytest.approx(1 / 16, rel=0.1)
-    assert summary.sentence == f"Rests on one area: center in the image, 6{NBSP}% of the head."
+    assert summary.sentence == f"Rests on one area: center of the image, 6{NBSP}% of the head."
 
 
 def test_several_areas_the_strongest_first(plain):
     summary = summarize(with_spots(plain, (30, 30, 1.5 * SCALE), (66, 66, 2 * SCALE)))
-    assert [area.where for area in summary.areas] == ["lower right", "upper left"]
+    assert [area.where for area in summary.areas] == ["lower right in the image", "upper left in the image"]
     assert summary.sentence.startswith("Rests on 2 areas, mostly lower right in the image; together they are ")
 
 
 def test_evidence_against_is_named(plain):
     summary = summarize(with_spots(plain, (30, 30, SCALE), (66, 66, -SCALE)))
-    assert [area.where for area in summary.against] == ["lower right"]
+    assert [area.where for area in summary.against] == ["lower right in the image"]
     assert "Rests on one area: upper left" in summary.sentence
-    assert "One area speaks against it: lower right in the image" in summary.sentence
+    assert "One area speaks against this class: lower right in the image" in summary.sentence
 
 
 def test_evidence_against_alone(plain):
     sentence = summarize(with_spots(plain, (30, 30, -SCALE))).sentence
-    assert sentence.startswith("Nothing speaks clearly for it. One area speaks against it: upper left")
+    assert sentence.startswith("Nothing speaks clearly for this class. One area speaks against this class: upper left")
 
 
 def test_nothing_stands_out_in_a_pale_map(plain, classifier):
@@ -150,8 +150,8 @@ def test_the_sentence_says_which_way_the_probability_goes(plain, after, words):
 
 def test_a_sentence_in_another_language(plain):
     german = {
-        "Rests on one area: {where} in the image, {share} of the head.": "Ein Gebiet {where}, {share} des Kopfes.",
-        "upper left": "oben links",
+        "Rests on one area: {where}, {share} of the head.": "Ein Gebiet {where}, {share} des Kopfes.",
+        "upper left in the image": "oben links",
     }
     text = summarize(with_spots(plain, (30, 30, SCALE))).text(lambda english: german.get(english, english))
     assert text == f"Ein Gebiet oben links, 3{NBSP}% des Kopfes."
