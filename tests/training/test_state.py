@@ -88,6 +88,14 @@ def test_a_finished_run_is_not_continued_with_other_settings(tmp_path):
         TrainingState.open(replace(settings, seed=7), new_accelerator(settings))
 
 
+def test_the_last_epoch_is_kept_where_the_settings_say_so(tmp_path):
+    settings = TrainConfig(str(tmp_path), sizes="32:4", patience=1, keep="last")
+    state = TrainingState.open(settings, new_accelerator(settings))
+    for epoch, macro_f1 in zip(state.remaining_epochs(), (0.5, 0.4, 0.3, 0.2), strict=True):
+        state.history.append(row(epoch + 1, macro_f1))
+        assert state.best["epoch"] == epoch + 1
+
+
 def test_training_stops_after_epochs_without_a_better_one(tmp_path):
     settings = TrainConfig(str(tmp_path), sizes="32:9", patience=2)
     state = TrainingState.open(settings, new_accelerator(settings))

@@ -71,6 +71,9 @@ class TrainConfig:
     drop_rate: float = field(default=0.1, metadata={"help": "Dropout before the last layer."})
     ema_decay: float = field(default=0.998, metadata={"help": "Moving average of the weights; 0 turns it off."})
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    keep: Literal["best", "last"] = field(
+        default="best", metadata={"help": "Epoch to publish: the best on validation, or the last, if that is noisy."}
+    )
     patience: int = field(default=10, metadata={"help": "Epochs without a better macro-F1 before stopping."})
     resume: bool = field(default=False, metadata={"help": "Continue after the last finished epoch in --output-dir."})
     test: bool = field(default=True, metadata={"help": "Write the checkpoint at the end, measured on the test split."})

@@ -84,7 +84,9 @@ class TrainingState:
 
     @property
     def best(self) -> dict:
-        """The row of the best epoch, see `validation_score`."""
+        """The row of the epoch to publish: the best by `validation_score`, or the last one if the settings say so."""
+        if self._settings.keep == "last":
+            return self.history[-1]
         return max(self.history, key=validation_score)
 
     def set_data(self, split: SplitIdentity, pool: str) -> None:
