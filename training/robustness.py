@@ -28,7 +28,6 @@ from training.data.boxes import load_boxes
 from training.data.duplicate_groups import conflicting_groups
 from training.data.sources import DataError
 from training.evaluation.changes import CHANGES, Change, Points
-from training.evaluation.held_out import for_views
 from training.evaluation.metrics import Bootstrap, ratio_with_interval
 from training.evaluation.unseen import load_main, training_settings
 from training.report.card import ROBUSTNESS_FILE, card_of
@@ -105,13 +104,8 @@ def places() -> Points:
 
 def look(classifier: Classifier, image: Image.Image, label: int, points: Points) -> Row:
     """Answer and explain one gray image; `points` [n, 2] are the places of the original, in fractions of `image`."""
-    part = np.array([0.0, 0.0, 1.0, 1.0])
-    if classifier.preprocessing.frame:  # framed here, once, because the place of the frame is needed, too
-        color = image.info.get(COLOR_INFO, 0.0)
-        framed = frame(image)
-        image, part = framed.image, np.array(framed.part)
-        image.info[COLOR_INFO] = color
-    explanation = explain(for_views(classifier), image, METHOD, label)
+    explanation = explain(classifier, image, METHOD, label)
+    part = np.array(frame(image).part if classifier.preprocessing.frame else (0.0, 0.0, 1.0, 1.0))
     in_view = (points - part[:2]) / (part[2:] - part[:2])
     height, width = explanation.attribution.shape
     coordinates = (in_view[:, ::-1] * (height, width) - 0.5).T
