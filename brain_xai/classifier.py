@@ -17,8 +17,9 @@ from PIL import Image
 from brain_xai.doubts import Map, disagreement, evidence_against
 from brain_xai.forward import ModelOutput, class_grids, run
 from brain_xai.forward import linear_head as _linear_head
+from brain_xai.gate import measures, plainly_foreign
 from brain_xai.preprocess import COLOR_INFO, ModelInput, Preprocessing, prepare
-from brain_xai.trust import COLORED, MESSAGES, Trust, describe_view
+from brain_xai.trust import CANNOT_SAY, MESSAGES, Seen, Trust, describe_view
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Prediction:
     label: str
     warnings: tuple[PredictionWarning, ...]
     checkpoint: CheckpointInfo
+
+    @property
+    def cannot_say(self) -> bool:
+        """Whether the honest answer is "cannot say": the image is unlike the training scans, or the call is close."""
+        return any(warning.code in CANNOT_SAY for warning in self.warnings)
 
 
 class ModelFacts:
@@ -158,21 +164,31 @@ class Classifier:
             UnreadableImage: The image cannot be used; the message says why and what to do.
         """
         model_input = self.prepare(image)
-        return self.prediction(self.forward(model_input.pixel_values), model_input.view)
+        return self.prediction(self.forward(model_input.pixel_values), model_input)
 
-    def prediction(self, output: ModelOutput, view: Image.Image) -> Prediction:
-        """Turn the forward pass of one image and its view into a `Prediction` with warnings."""
-        probabilities = torch.softmax(output.logits[0].double() / self.temperature, dim=0).tolist()
+    def prediction(self, output: ModelOutput, model_input: ModelInput) -> Prediction:
+        """Turn the forward pass of one image into a `Prediction` with warnings."""
+        probabilities = self.probabilities(output)
         by_label = dict(zip(self.label_names, probabilities, strict=True))
         label = max(by_label, key=by_label.__getitem__)
-        warnings = self.warnings + _warnings(self._codes(output, view, probabilities))
+        warnings = self.warnings + _warnings(self._codes(output, model_input))
         return Prediction(by_label, label, warnings, self.info)
 
+    def probabilities(self, output: ModelOutput) -> list[float]:
+        """Return the calibrated probability of each class for one image."""
+        return torch.softmax(output.logits[0].double() / self.temperature, dim=0).tolist()
+
     @torch.inference_mode()
-    def features(self, output: ModelOutput, view: Image.Image) -> np.ndarray:
-        """Return what `trust` compares images by: the model's pooled features and plain measures, float32 [d]."""
-        pooled = self.model.forward_head(output.features, pre_logits=True)
-        return np.concatenate([pooled[0].float().cpu().numpy().ravel(), describe_view(view)])
+    def seen(self, output: ModelOutput, model_input: ModelInput) -> Seen:
+        """Return what `trust` judges one image by."""
+        pooled = self.model.forward_head(output.features, pre_logits=True)[0].float().cpu().numpy().ravel()
+        view = model_input.view
+        return Seen(
+            np.concatenate([pooled, describe_view(view)]),
+            measures(model_input.original, view),
+            self.probabilities(output),
+            self.evidence_against(output),
+        )
 
     def evidence_against(self, output: ModelOutput) -> float:
         """Return the strongest evidence against a recognized "no tumor" in its Grad-CAM, in multiples of its scale.
@@ -188,14 +204,14 @@ class Classifier:
     def disagreement_warnings(self, explanations: Sequence[Map]) -> tuple[PredictionWarning, ...]:
         """Return the warning that the maps of several methods, of one class on one image, disagree; else nothing."""
         limit, value = self.trust.methods_disagree if self.trust else None, disagreement(explanations)
-        return () if limit is None or value is None or value < limit else _warnings(["methods_disagree"])
+        # No tumor is nowhere in particular.
+        healthy = any(explanation.label == self.no_tumor_label for explanation in explanations)
+        return () if limit is None or value is None or healthy or value < limit else _warnings(["methods_disagree"])
 
-    def _codes(self, output: ModelOutput, view: Image.Image, probabilities: list[float]) -> list[str]:
+    def _codes(self, output: ModelOutput, model_input: ModelInput) -> list[str]:
         """Return the codes of the warnings about one image."""
-        codes = []
-        if self.trust is not None:
-            codes = self.trust.codes(self.features(output, view), probabilities, self.evidence_against(output))
-        if view.info.get(COLOR_INFO, 0.0) > COLORED:
+        codes = [] if self.trust is None else self.trust.codes(self.seen(output, model_input))
+        if plainly_foreign(model_input.original, model_input.view.info.get(COLOR_INFO, 0.0)):
             codes = ["not_brain_mri", *(code for code in codes if code not in ("not_brain_mri", "unusual_scan"))]
         return codes
 

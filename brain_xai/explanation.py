@@ -275,7 +275,7 @@ def _explanation(
         unit=method.unit,
         signed=method.signed,
         view=prepared.view,
-        prediction=classifier.prediction(output, prepared.view),
+        prediction=classifier.prediction(output, prepared),
         settings=settings,
         original=prepared.original,
         part=prepared.part,

@@ -8,11 +8,13 @@ Reference: Lee et al. 2018, "A simple unified framework for detecting out-of-dis
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from brain_xai.gate import Gate, packed, unpacked
 
 MESSAGES = {
     "not_brain_mri": "This does not look like a brain MRI. The answer means nothing.",
@@ -21,16 +23,34 @@ MESSAGES = {
     "evidence_against": 'One part of this scan speaks strongly against "no tumor". A tumor is possible.',
     "methods_disagree": "The methods point to different places. Do not rely on any one of these maps.",
 }
-# A larger colored fraction means no scan: of 2,350 training scans, the most colored one (with notes on it) has .036.
-COLORED = 0.15
+# With one of these, the honest answer is "cannot say".
+CANNOT_SAY = ("not_brain_mri", "unusual_scan", "low_margin")
 # Pixels darker than this count as background.
 DARK = 16
-# How many numbers `describe_view` returns.
-MEASURES = 8
+# How many numbers `describe_view` returns, and how many distances the gate looks at.
+MEASURES, DISTANCES = 8, 2
 
 # Fields of `Trust` in a checkpoint; a threshold that is left out stands for a warning that is never given.
-REQUIRED = ("mean", "scale", "axes", "spread", "residual", "centers", "unusual", "not_brain_mri")
+ARRAYS = ("mean", "scale", "axes", "spread", "centers")
+NUMBERS = ("residual", "unusual", "not_brain_mri")
 OPTIONAL = ("low_margin", "evidence_against", "methods_disagree")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the warnings about one image follow from.
+
+    Attributes:
+        features: Float [d], the model's pooled features and `describe_view`.
+        measures: Float [m], see `brain_xai.gate.measures`.
+        probabilities: One per class.
+        evidence_against: The strongest evidence against a recognized "no tumor", see `brain_xai.doubts`.
+    """
+
+    features: np.ndarray
+    measures: np.ndarray
+    probabilities: list[float]
+    evidence_against: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class Trust:
         low_margin: Difference of the two highest probabilities below which a call is close.
         evidence_against: Multiple of the map's scale from which evidence against "no tumor" is strong; see `doubts`.
         methods_disagree: Share of methods from which they disagree; see `doubts`.
+        gate: What tells other images apart; None in a checkpoint of an earlier version.
         false_alarms: {code: {"value", "low", "high", "n"}}, how often each warning is wrong on validation scans.
 
     A warning whose threshold is None is never given.
@@ -65,6 +86,7 @@ class Trust:
     low_margin: float | None = None
     evidence_against: float | None = None
     methods_disagree: float | None = None
+    gate: Gate | None = None
     false_alarms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def distance(self, features: np.ndarray) -> np.ndarray:
@@ -76,51 +98,65 @@ class Trust:
         Returns:
             Float [n], root mean square over the axes and the rest; about 1 for the scans that it was fitted on.
         """
+        _, within, rest = self._placed(features)
+        return np.sqrt((within + rest) / 2)
+
+    def inputs(self, features: np.ndarray, measures: np.ndarray) -> np.ndarray:
+        """Return what the gate judges images by, [n, k + 2 + m], from features [n, d] and measures [n, m]."""
+        along, within, rest = self._placed(features)
+        distances = np.log(np.stack([within, rest], axis=1) + 1e-3)
+        return np.concatenate([along, distances, measures], axis=1)
+
+    def _placed(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where images lie along the axes, and their mean squared distance along and off them."""
         scaled = (features - self.mean) / self.scale
         along = scaled @ self.axes
-        rest = np.sqrt(np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0)) / self.residual
+        rest = np.maximum((scaled**2).sum(axis=1) - (along**2).sum(axis=1), 0) / self.residual**2
         within = (((along[:, None] - self.centers[None]) / self.spread) ** 2).mean(axis=2).min(axis=1)
-        return np.sqrt((within + rest**2) / 2)
+        return along, within, rest
 
-    def codes(self, features: np.ndarray, probabilities: list[float], evidence_against: float = 0.0) -> list[str]:
-        """Return the codes of the warnings for one image with `features` [d]."""
-        distance, codes = float(self.distance(features[None])[0]), []
-        if distance >= self.unusual:
-            codes.append("not_brain_mri" if distance >= self.not_brain_mri else "unusual_scan")
-        highest = sorted(probabilities)[-2:]
+    def codes(self, seen: Seen) -> list[str]:
+        """Return the codes of the warnings for one image."""
+        distance = float(self.distance(seen.features[None])[0])
+        foreign, unusual = distance >= self.not_brain_mri, distance >= self.unusual
+        if self.gate is not None:
+            scores = self.gate.scores(self.inputs(seen.features[None], seen.measures[None]))[0]
+            foreign, unusual = (foreign, unusual) | (scores >= self.gate.limits)
+        codes = ["not_brain_mri"] if foreign else ["unusual_scan"] if unusual else []
+        highest = sorted(seen.probabilities)[-2:]
         if self.low_margin is not None and highest[-1] - highest[0] < self.low_margin:
             codes.append("low_margin")
-        if self.evidence_against is not None and evidence_against >= self.evidence_against:
+        if self.evidence_against is not None and seen.evidence_against >= self.evidence_against:
             codes.append("evidence_against")
         return codes
 
     def to_json(self) -> dict:
-        """Return the content as plain numbers of six digits."""
-        return {
-            name: _rounded(value).tolist() if isinstance(value, np.ndarray) else value
-            for name, value in asdict(self).items()
-            if value is not None
-        }
+        """Return the content ready for JSON, without thresholds that are None."""
+        content: dict[str, Any] = {name: packed(getattr(self, name)) for name in ARRAYS}
+        content |= {name: getattr(self, name) for name in (*NUMBERS, *OPTIONAL) if getattr(self, name) is not None}
+        content |= {} if self.gate is None else {"gate": self.gate.to_json()}
+        return content | {"false_alarms": {code: dict(rate) for code, rate in self.false_alarms.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trust":
-        """Read what `to_json` has written; raises `ValueError` if it is anything else."""
+        """Read what `to_json` has written, or plain numbers; raises `ValueError` if it is anything else."""
         try:
             false_alarms = _measured(content.get("false_alarms", {}))
-            read = {name: np.asarray(content[name], dtype=float) for name in REQUIRED}
-            read |= {name: np.asarray(content[name], dtype=float) for name in OPTIONAL if name in content}
-        except (KeyError, TypeError, ValueError) as error:
+            gate = Gate.from_json(content["gate"]) if "gate" in content else None
+            arrays = {name: unpacked(content[name]) for name in ARRAYS}
+            numbers = {name: float(content[name]) for name in NUMBERS}
+            numbers |= {name: float(content[name]) for name in OPTIONAL if name in content}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"trust in config.json is incomplete: {error}.") from error
-        d, k = read["axes"].shape if read["axes"].ndim == 2 else (-1, -1)
-        shapes = {"mean": (d,), "scale": (d,), "spread": (k,), "centers": (len(np.atleast_1d(read["centers"])), k)}
-        expected = {name: shapes.get(name, ()) for name in read if name != "axes"}
-        fits = all(read[name].shape == shape for name, shape in expected.items())
-        finite = all(np.isfinite(values).all() for values in read.values())
-        positive = all((read[name] > 0).all() for name in ("scale", "spread", "residual", "unusual"))
-        if not (fits and finite and positive and len(read["centers"])):
+        d, k = arrays["axes"].shape if arrays["axes"].ndim == 2 else (-1, -1)
+        kinds = len(np.atleast_1d(arrays["centers"]))
+        shapes = {"mean": (d,), "scale": (d,), "axes": (d, k), "spread": (k,), "centers": (kinds, k)}
+        fits = kinds > 0 and all(arrays[name].shape == shape for name, shape in shapes.items())
+        finite = all(np.isfinite(values).all() for values in (*arrays.values(), *numbers.values()))
+        positive = [arrays["scale"], arrays["spread"], numbers["residual"], numbers["unusual"]]
+        if not (fits and finite and all(np.all(values > 0) for values in positive)):
             raise ValueError("trust in config.json does not hold the numbers that it should.")
-        numbers = {name: float(values) if values.ndim == 0 else values for name, values in read.items()}
-        return cls(**numbers, false_alarms=false_alarms)
+        return cls(**arrays, **numbers, gate=gate, false_alarms=false_alarms)
 
 
 def _measured(rates: Mapping[str, Mapping]) -> dict[str, dict[str, float]]:
@@ -164,7 +200,3 @@ def describe_view(view: Image.Image) -> np.ndarray:
 
 def _ends(length: int) -> tuple[slice, slice]:
     return slice(None, length), slice(-length, None)
-
-
-def _rounded(values: np.ndarray) -> np.ndarray:
-    return np.array([float(f"{value:.6g}") for value in np.ravel(values)]).reshape(np.shape(values))

@@ -20,8 +20,9 @@ from brain_xai.checkpoint.schema import (
 )
 from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.framing import FRAME_VERSION
+from brain_xai.gate import MEASURED
 from brain_xai.preprocess import Preprocessing
-from brain_xai.trust import MEASURES, Trust
+from brain_xai.trust import DISTANCES, MEASURES, Trust
 
 
 def save_checkpoint(
@@ -140,6 +141,9 @@ def _read_trust(own: dict, model: torch.nn.Module) -> Trust | None:
     expected = getattr(model, "head_hidden_size", model.num_features) + MEASURES
     if len(trust.mean) != expected:
         raise CheckpointError(f"trust in config.json is for {len(trust.mean)} features; this model has {expected}.")
+    inputs = len(trust.spread) + DISTANCES + MEASURED
+    if trust.gate is not None and len(trust.gate.mean) != inputs:
+        raise CheckpointError(f"The gate in config.json is for {len(trust.gate.mean)} numbers; there are {inputs}.")
     return trust
 
 

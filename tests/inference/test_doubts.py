@@ -19,6 +19,7 @@ class Spot:
     method: str
     row: int | None
     column: int = 50
+    label: str = "dog"
 
     @property
     def attribution(self) -> np.ndarray:
@@ -133,3 +134,5 @@ def test_methods_that_disagree_are_warned_about_from_the_threshold_on():
     assert classifier.disagreement_warnings(together) == ()
     assert classifier.disagreement_warnings(apart[:2]) == ()
     assert doubtful().disagreement_warnings(apart) == ()
+    healthy = [replace(spot, label="cat") for spot in apart]
+    assert classifier.disagreement_warnings(healthy) == (), "no tumor is nowhere in particular"
