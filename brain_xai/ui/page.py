@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,185 +10,271 @@ from gradio.blocks import Block
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
-from brain_xai.ui import api, calls, handlers, texts
-from brain_xai.ui.cases import example_files
-from brain_xai.ui.handlers import PageUpdate, Question
+from brain_xai.preprocess import MAX_FILE_BYTES
+from brain_xai.ui import api, downloads, handlers, texts
+from brain_xai.ui.cases import Case, cases_of
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
-from brain_xai.ui.visitors import Belongings
+from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
-
-# These events are not part of the API. Images skip Gradio's decoder, which clips 16 bits and hides errors.
+# These events are not part of the API.
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 IMMEDIATE = {"queue": False, "show_progress": "hidden", **PRIVATE}
+# Whoever asks again is not kept waiting for the answer to the previous question, which a handler stops.
+DRAWN = {"trigger_mode": "multiple", "show_progress": "hidden", **PRIVATE, **SLOW}
 # The components of the page by the names that `Question` and `PageUpdate` use.
 Components = dict[str, Block]
+
+UPLOAD_HTML = """<label class="drop">
+<input type="file" aria-label="{first}"><strong class="first">{first}</strong><strong class="next">{next}</strong>
+<span>{hint}</span><span class="note" role="status"></span></label>"""
 
 
 def build_page() -> gr.Blocks:
     """Build the page and its endpoints, without loading a model; exits with a sentence if there is no checkpoint.
 
-    Gradio writes the example images to its upload folder, so call `isolate_upload_folder` first to serve the page.
+    Gradio writes drawings to its upload folder, so call `isolate_upload_folder` first to serve the page.
     """
     allowed = allowed_checkpoints()
     if not allowed:
         raise SystemExit(texts.NO_CHECKPOINT)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
-        gr.Markdown(f"# {texts.TITLE}\n{texts.TAGLINE}")
-        gr.HTML(texts.disclaimer(), padding=False)
-        with gr.Row():
-            # On a phone the columns are below each other: image, answer, map.
-            components = _input_column() | _answer_column()
-        components |= _gallery()
-        with gr.Row():
-            components |= _about(allowed, components["image"])
-        # In the server's memory, for one visitor: the map, so that another opacity needs no new computation, and what
-        # stops the next one. Gradio's own `cancels` drops the browser's connection, which may then show "Error".
-        components["current_explanation"] = gr.State(time_to_live=KEPT_SECONDS)
-        components["stop_event"] = gr.State(time_to_live=KEPT_SECONDS)
-        _wire(page, components)
-        belongings = Belongings(page)
-        components["image"].change(belongings.forget_previous, components["image"], None, **IMMEDIATE)
-        page.unload(belongings.forget)
+        gr.HTML(texts.disclaimer(), elem_id="top")
+        cases = cases_of(allowed)
+        components = _choosing(cases)
+        with gr.Row(visible=False, elem_id="result") as result:
+            components |= {"result": result} | _answer_column() | _map_column()
+        components |= _gallery() | _about(allowed)
+        components["session"] = gr.State(Session(), time_to_live=KEPT_SECONDS)
+        _wire_questions(components, cases)
+        _wire_looks(components)
+        _wire_model(page, components)
         api.add_endpoints()
-    calls.accept_calls(page)
+    api.refuse_unreadable_calls(page)
     return page
 
 
-def _input_column() -> Components:
-    with gr.Column(scale=2, min_width=300):
-        image = gr.Image(
-            label=texts.IMAGE_LABEL,
-            show_label=False,
-            type="filepath",
-            image_mode=None,
-            sources=["upload", "clipboard"],
-            placeholder=texts.UPLOAD,
-            height=280,
-            buttons=[],
-            elem_id="image",
-        )
-        notice = gr.HTML(texts.empty_result(), padding=False, elem_id="notice")
-        with gr.Column(visible=False) as answer:
-            probabilities = gr.Label(label=texts.PROBABILITIES_LABEL, elem_id="probabilities")
-            accuracy = gr.Markdown(elem_classes="fine-print", elem_id="accuracy")
+def _choosing(cases: list[Case]) -> Components:
+    strip = gr.Gallery(
+        [case.file for case in cases],
+        label=texts.CASES,
+        columns=len(cases),
+        rows=1,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="cases",
+    )
+    image = gr.HTML(
+        html_template=UPLOAD_HTML.format(first=texts.UPLOAD, next=texts.UPLOAD_NEXT, hint=texts.UPLOAD_HINT),
+        js_on_load=_script("upload.js"),
+        elem_id="image",
+        limit=MAX_FILE_BYTES,
+        too_large=texts.TOO_LARGE,
+        uploading=texts.UPLOADING,
+        failed=texts.UPLOAD_FAILED,
+    )
+    with gr.Row(elem_id="privacy-line"):
+        gr.HTML(f'<p class="fine-print">{texts.PRIVACY}</p>')
+        delete = gr.Button(texts.DELETE, size="sm", elem_id="delete")
     return {
+        "cases": strip,
         "image": image,
-        "notice": notice,
-        "answer": answer,
-        "probabilities": probabilities,
-        "accuracy": accuracy,
+        "delete": delete,
+        "live": gr.HTML(elem_id="live"),
+        "notice": gr.HTML(elem_id="notice"),
+        "anyway": gr.Button(texts.ANYWAY, visible=False, elem_id="anyway"),
     }
 
 
 def _answer_column() -> Components:
-    with gr.Column(scale=3, min_width=300, visible=False) as reasons:
-        caption = gr.HTML(padding=False, elem_id="caption")
-        overlay = gr.Image(
-            label=texts.OVERLAY_LABEL,
-            show_label=False,
-            format="png",
-            interactive=False,
-            buttons=["download", "fullscreen"],
-            alt_text=texts.OVERLAY_LABEL,
-            elem_id="overlay",
-        )
-        return {"reasons": reasons, "caption": caption, "overlay": overlay, **_controls()}
+    with gr.Column(scale=2, min_width=300):
+        with gr.Column(visible=False, elem_id="quiz") as quiz:
+            guess = gr.Radio([], label=texts.QUIZ, elem_id="guess")
+            no_guess = gr.Button(texts.NO_GUESS, elem_id="no-guess")
+        with gr.Column(visible=False, elem_id="answer") as answer:
+            sentence = gr.HTML(elem_id="sentence")
+            target = gr.Radio([], label=texts.TARGET_LABEL, elem_id="target")
+            covered = gr.HTML(elem_id="covered")
+        truth = gr.HTML(elem_id="truth")
+    return {
+        "quiz": quiz,
+        "guess": guess,
+        "no_guess": no_guess,
+        "answer": answer,
+        "sentence": sentence,
+        "target": target,
+        "covered": covered,
+        "truth": truth,
+    }
+
+
+def _map_column() -> Components:
+    with gr.Column(scale=4, min_width=300, elem_id="views"):
+        with gr.Row(elem_id="panels"):
+            scan = gr.HTML(elem_id="scan", js_on_load=_script("panel.js"))
+            overlay = gr.HTML(elem_id="overlay", js_on_load=_script("panel.js"))
+        with gr.Column(visible=False, elem_id="reasons") as reasons:
+            progress = gr.HTML(elem_id="progress")
+            cancel = gr.Button(texts.CANCEL, size="sm", visible=False, elem_id="cancel")
+            caption = gr.HTML(elem_id="caption")
+            controls = _controls()
+    return {
+        "scan": scan,
+        "overlay": overlay,
+        "reasons": reasons,
+        "progress": progress,
+        "cancel": cancel,
+        "caption": caption,
+        **controls,
+    }
 
 
 def _controls() -> Components:
-    opacity = gr.Slider(0, 1, handlers.OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity")
-    outline = gr.Checkbox(False, label=texts.OUTLINE_LABEL, elem_id="outline")
     methods = [(method.title, method.key) for method in METHODS.values()]
-    with gr.Row():
+    with gr.Row(elem_id="controls"):
         method = gr.Dropdown(
-            methods, value=handlers.FIRST_METHOD, label=texts.METHOD_LABEL, min_width=220, elem_id="method"
+            methods, value=FIRST_METHOD, label=texts.METHOD_LABEL, info=texts.METHOD_INFO, elem_id="method"
         )
-        target = gr.Dropdown(
-            [(texts.PREDICTED, "predicted")],
-            value="predicted",
-            label=texts.TARGET_LABEL,
-            min_width=220,
-            elem_id="target",
-        )
+        opacity = gr.Slider(0, 1, OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity", buttons=[])
+    with gr.Row(elem_id="toggles"):
+        outline = gr.Checkbox(False, label=texts.OUTLINE_LABEL, elem_id="outline")
+        as_model = gr.Checkbox(False, label=texts.AS_MODEL_LABEL, elem_id="as-model")
+        show_box = gr.Checkbox(False, label=texts.SHOW_BOX, visible=False, elem_id="show-box")
+    with gr.Row(elem_id="actions"):
+        cover = gr.Button(texts.COVER_STRONGEST, size="sm", elem_id="cover")
+        uncover = gr.Button(texts.UNCOVER, size="sm", visible=False, elem_id="uncover")
+        compare = gr.Button(texts.COMPARE, size="sm", elem_id="compare")
+        save_map = gr.Button(texts.SAVE_MAP, size="sm", elem_id="save-map")
+        save_numbers = gr.Button(texts.SAVE_NUMBERS, size="sm", elem_id="save-numbers")
+        save_report = gr.Button(texts.SAVE_REPORT, size="sm", elem_id="save-report")
+        file = gr.DownloadButton("", visible="hidden", elem_id="file")
     return {
+        "method": method,
         "opacity": opacity,
         "outline": outline,
-        "method": method,
-        "target": target,
-        "start": gr.Button(texts.START, variant="primary", visible=False, elem_id="start"),
-        "progress": gr.HTML(padding=False, elem_id="progress"),
-        "cancel": gr.Button(texts.CANCEL, visible=False, elem_id="cancel"),
-        "compare": gr.Button(texts.COMPARE, size="md", elem_id="compare"),
+        "as_model": as_model,
+        "show_box": show_box,
+        "cover": cover,
+        "uncover": uncover,
+        "compare": compare,
+        "save_map": save_map,
+        "save_numbers": save_numbers,
+        "save_report": save_report,
+        "file": file,
     }
 
 
 def _gallery() -> Components:
     # The style sheet decides how many images are side by side, by the width of the page.
     gallery = gr.Gallery(
-        format="png",
         height="auto",
         object_fit="contain",
         visible=False,
         interactive=False,
-        buttons=["download_all", "download", "fullscreen"],  # the default includes Share, which publishes the image
+        allow_preview=False,  # a tap makes a map the main one
+        buttons=[],  # the default includes Share, which publishes the image
         elem_id="gallery",
     )
-    return {"gallery": gallery, "gallery_notes": gr.HTML(padding=False, elem_id="gallery-notes")}
+    return {"gallery": gallery, "gallery_notes": gr.HTML(elem_id="gallery-notes")}
 
 
-def _about(allowed: list[str], image: Block) -> Components:
-    with gr.Column(scale=2, min_width=300):
-        gr.Examples(
-            [[path] for path in example_files(allowed)],
-            image,
-            label=texts.EXAMPLES,
-            api_visibility="private",
-            elem_id="examples",
-        )
-        gr.Markdown(texts.PRIVACY, elem_classes="fine-print")
-        with gr.Accordion(texts.ABOUT_MODEL):
-            checkpoint = gr.Dropdown(
-                [(texts.checkpoint_text(name), name) for name in allowed],
-                value=allowed[0],
-                label=texts.CHECKPOINT_LABEL,
-                visible=len(allowed) > 1,
-                elem_id="checkpoint",
-            )
-            model_card = gr.Markdown(elem_id="model-card")
-    with gr.Column(scale=3, min_width=300), gr.Accordion(texts.HOW_TO_READ, open=False):
+def _about(allowed: list[str]) -> Components:
+    with gr.Accordion(texts.HOW_TO_READ, open=False):
         gr.Markdown(texts.how_to_read())
+    with gr.Accordion(texts.ABOUT_MODEL, open=False):
+        model_card = gr.Markdown(elem_id="model-card")
+    checkpoint = gr.Radio(
+        [(texts.checkpoint_choice(name), name) for name in allowed],
+        value=allowed[0],
+        label=texts.CHECKPOINT_LABEL,
+        visible=len(allowed) > 1,
+        elem_id="checkpoint",
+    )
     return {"checkpoint": checkpoint, "model_card": model_card}
 
 
-def _wire(page: gr.Blocks, components: Components) -> None:
-    """Connect the events with their handlers."""
-    question = [components[name] for name in Question.__dataclass_fields__]
-    update = [components[name] for name in PageUpdate._fields]
+def _wire_questions(components: Components, cases: list[Case]) -> None:
+    """Connect what asks for an answer or a map."""
+    question, update = _question(components), _update(components)
 
-    def select(*names: str) -> list[Block]:
-        return [components[name] for name in names]
+    def on_case(event: gr.SelectData, *values: Any) -> Any:
+        yield from handlers.on_case(Question(*values), cases[event.index])
 
-    for button, handler in (("start", handlers.draw_slow_map), ("compare", handlers.draw_all_maps)):
-        # "multiple": a visitor who cancels and starts again may be quicker than the map that is being stopped.
-        components[button].click(handlers.show_waiting, None, update, **IMMEDIATE).then(
-            _asking(handler), question, update, show_progress="hidden", trigger_mode="multiple", **PRIVATE, **SLOW
+    def on_upload(image: Any, *values: Any) -> Any:
+        yield from handlers.on_upload(Question(*values), image)
+
+    def on_guess(guess: str | None, *values: Any) -> Any:
+        yield from handlers.on_guess(Question(*values), guess)
+
+    components["cases"].select(on_case, question, update, **DRAWN)
+    components["image"].upload(on_upload, [components["image"], *question], update, **DRAWN)
+    components["guess"].input(on_guess, [components["guess"], *question], update, **DRAWN)
+    for name, handler in (
+        ("no_guess", handlers.on_question),
+        ("anyway", handlers.on_anyway),
+        ("compare", handlers.on_compare),
+    ):
+        components[name].click(_asking(handler), question, update, **DRAWN)
+    components["checkpoint"].input(_asking(handlers.on_question), question, update, **DRAWN)
+    for name in ("method", "target"):
+        components[name].input(_asking(handlers.on_choice), question, update, **DRAWN)
+
+
+def _wire_looks(components: Components) -> None:
+    """Connect what shows the same answer in another way, covers the scan, or ends something."""
+    question, update = _question(components), _update(components)
+
+    def on_tile(event: gr.SelectData, *values: Any) -> PageUpdate:
+        return handlers.on_tile(Question(*values), event.index)
+
+    def on_cover(event: gr.SelectData, *values: Any) -> PageUpdate:
+        return handlers.on_cover(Question(*values), event.index)
+
+    components["gallery"].select(on_tile, question, update, **IMMEDIATE)
+    components["scan"].select(on_cover, question, update, show_progress="hidden", **PRIVATE, **QUICK)
+    components["cover"].click(
+        _asking(handlers.on_cover_strongest), question, update, show_progress="hidden", **PRIVATE, **QUICK
+    )
+    for name in ("opacity", "outline", "as_model", "show_box"):
+        components[name].input(
+            _asking(handlers.on_look), question, update, trigger_mode="always_last", **IMMEDIATE
         )
-    components["cancel"].click(handlers.on_cancel, select("method", "stop_event"), update, **IMMEDIATE)
+    for name, handler in (
+        ("uncover", handlers.on_uncover),
+        ("cancel", handlers.on_cancel),
+        ("delete", handlers.on_delete),
+    ):
+        components[name].click(_asking(handler), question, update, **IMMEDIATE)
+    for name, save in (
+        ("save_map", downloads.save_map),
+        ("save_numbers", downloads.save_numbers),
+        ("save_report", downloads.save_report),
+    ):
+        components[name].click(_asking(save), question, components["file"], **PRIVATE, **QUICK).success(
+            None, js="() => document.querySelector('#file').click()"
+        )
 
-    quick = {"show_progress": "minimal", "show_progress_on": select("notice", "probabilities"), **PRIVATE, **QUICK}
-    for changed in (components["image"].change, components["checkpoint"].input):
-        changed(_asking(handlers.on_new_image), question, update, **quick)
-    for changed in (components["method"].input, components["target"].input):
-        changed(_asking(handlers.on_new_choice), question, update, **quick)
 
-    for event in (page.load, components["checkpoint"].input):  # the Hub may have another revision since the last visit
-        event(handlers.describe_model, components["checkpoint"], components["model_card"], **IMMEDIATE)
+def _wire_model(page: gr.Blocks, components: Components) -> None:
+    """Describe the chosen model; the Hub may have another revision since the last visit."""
+    for event in (page.load, components["checkpoint"].input):
+        event(
+            handlers.on_model,
+            components["checkpoint"],
+            [components["model_card"], components["method"]],
+            **IMMEDIATE,
+        )
 
-    drawing = select("current_explanation", "opacity", "outline")
-    for changed in (components["opacity"].input, components["outline"].input):
-        changed(handlers.redraw, drawing, update, trigger_mode="always_last", **IMMEDIATE)
+
+def _question(components: Components) -> list[Block]:
+    return [components[name] for name in Question.__dataclass_fields__]
+
+
+def _update(components: Components) -> list[Block]:
+    return [components[name] for name in PageUpdate._fields]
 
 
 def _asking(handler: Callable[[Question], Any]) -> Callable[..., Any]:
@@ -202,3 +289,7 @@ def _asking(handler: Callable[[Question], Any]) -> Callable[..., Any]:
             return handler(Question(*values))
 
     return asked
+
+
+def _script(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

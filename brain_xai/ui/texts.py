@@ -1,52 +1,89 @@
 """Every sentence a visitor reads, and how labels and measured numbers are put into words."""
 
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
+from brain_xai.checkpoint.catalog import checkpoint_folder
+from brain_xai.checkpoint.schema import read_json
 from brain_xai.classifier import CheckpointInfo, PredictionWarning
-from brain_xai.methods import METHODS, Method
-from brain_xai.preprocess import FORMATS_TEXT
+from brain_xai.methods import METHODS
+from brain_xai.preprocess import FORMATS_TEXT, MAX_FILE_BYTES
+from brain_xai.ui.cases import NOT_A_BRAIN
 from brain_xai.ui.privacy import KEPT_MINUTES
 
 TITLE = "Brain XAI"
-TAGLINE = "What does a model see in this brain scan? Choose one MRI slice, and look at what its answer is based on."
+TAGLINE = "What does the model see in this brain scan?"
 DISCLAIMER = (
-    "For research and teaching. This is not a diagnosis.",
+    "For research and teaching, not a diagnosis.",
     "The model can be wrong, even when it seems certain. If you are worried about a scan, ask a doctor.",
 )
-UPLOAD = f"# Choose a brain-MRI slice\nDrop, paste, or click. {FORMATS_TEXT}, up to 20 MB"
-EXAMPLES = "No scan at hand? Try one of these"
+CASES = "Real cases: guess first, then see the answer"
+UPLOAD = "Choose a brain-MRI slice"
+UPLOAD_NEXT = "Another scan"
+UPLOAD_HINT = f"Drop, paste, or click. {FORMATS_TEXT}, up to {MAX_FILE_BYTES // 2**20} MB"
+UPLOADING = "Uploading …"
+TOO_LARGE = f"This file is too large: at most {MAX_FILE_BYTES // 2**20} MB can be read. Save one slice, not a series."
+UPLOAD_FAILED = "The upload failed. Check your connection and try again."
 PRIVACY = (
     f"Your image is sent to this server only and is deleted after about {KEPT_MINUTES} minutes. It is not logged and "
     "not used for training. Even so, please choose an image without a name or date of birth on it."
 )
-EMPTY_RESULT = "The answer appears here as soon as you choose an image."
-IMAGE_LABEL = "Brain-MRI slice"
-PROBABILITIES_LABEL = "The model's answer"
-OVERLAY_LABEL = "Map: the scan as the model sees it, with the areas that its answer is based on in color"
+DELETE = "Delete my image now"
+DELETED = "Your image and all that was made of it are deleted."
+
+QUIZ = "What do you see?"
+NO_GUESS = "Just show me the answer"
+YOU, MODEL, RADIOLOGISTS = "Your guess:", "Model:", "Known truth:"
+SHOW_BOX = "Show the tumor's box, drawn by radiologists"
+ANYWAY = "Show me the answer anyway"
+REFUSED = "This does not look like a brain MRI. No answer."
+EVIDENCE_BUTTON = "Show what speaks for {label}"
+
+SCAN_ALT = "The scan"
+SO_FAR = "The map so far"
+TAP = "Tap or paint over the scan to cover it: does the answer change?"
+FULL_SCREEN = "Full screen"
+COVER_STRONGEST = "Cover the strongest area"
+UNCOVER = "Uncover"
+COVERED = "With that covered: {now} {label}: {before} before, {after} now."
+METHOD_LABEL = "Kind of map"
+METHOD_INFO = "how often its strongest point hits the tumor in test scans, and its time"
+TARGET_LABEL = "Tap a class to see what speaks for it"
 OPACITY_LABEL = "Strength of the colors"
-OUTLINE_LABEL = "Outline the strongest area"
-COMPARE = "Compare all methods (takes several seconds)"
-CHANNELS_LABEL = "What the strongest channels respond to"
-METHOD_LABEL = "Method"
-TARGET_LABEL = "Explain"
-PREDICTED = "the model's answer"
+OUTLINE_LABEL = "Outline the strongest areas"
+AS_MODEL_LABEL = "As the model sees it"
+COMPARE = "Compare all kinds of maps"
+THE_SCAN = "The scan"
+LEFT_OUT = "Not possible with this model: {methods}."
+CANCEL = "Cancel"
+SAVE_MAP, SAVE_NUMBERS, SAVE_REPORT = "Save the map", "Save the numbers", "One-page report"
 CHECKPOINT_LABEL = "Model"
 ABOUT_MODEL = "About this model"
 HOW_TO_READ = "How to read the colors"
-START = "Draw this map (takes several seconds)"
-CANCEL = "Cancel"
-WAITING = "<p>Waiting for other maps to finish …</p>"
+PRIVACY_TITLE = "Privacy"
 
 READING = """
 - **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, the
   more the area counts. Where you see the plain gray scan, the image hardly mattered.
-- The bar below the map shows how much evidence full color stands for. It is the same for every image, so a pale map
-  means that the model found little evidence.
+- Full color stands for the same evidence in every image, so a pale map means that the model found little evidence.
 - A map shows what **the model** used, not where a tumor is. A model can be right for the wrong reason.
 - Colors on the skull, outside the head, or on written text are a warning: do not trust the answer then.
 """
+SIGNED = "Orange speaks for it, blue against it."
+UNSIGNED = "The more orange, the more an area matters; this kind of map does not tell for from against."
+HITS = "In test scans with {label}, such maps point into the tumor in {hits}; a blind guess does in {chance}."
+NO_OUTLINE = "Nothing here reaches half of full color, so there is no strongest area."
+
+RECOGNIZED = "{name} recognized: the model's certainty is {certainty}."
+MOST_LIKELY = "{name} is only the likeliest answer: the model's certainty is {certainty}."
+NOTHING_RECOGNIZED = "{name}: the model's certainty is {certainty}."
+NOT_RULED_OUT = "This does not rule out a tumor."
+UNKNOWN_DISEASES = (
+    "The model knows only the classes below: no stroke, no bleeding, no metastases, nothing else. It can miss tumors in "
+    "kinds of scans that it has rarely seen, and it was never tested on children."
+)
 
 NO_IMAGE = "There is no image yet. Choose an image of one MRI slice; in Python, pass handle_file(path)."
 IMAGE_EXPIRED = f"Your image was deleted: uploads are kept for {KEPT_MINUTES} minutes. Please choose it again."
@@ -60,12 +97,12 @@ NO_CHECKPOINT = (
 # The API page shows these as the descriptions of the endpoints.
 # Only display text: the checkpoint defines the classes. Never the bare words "no tumor", because the model can only
 # fail to recognize one.
-NO_TUMOR = "notumor"
-LABEL_TEXTS = {NO_TUMOR: "no tumor recognized", "pituitary": "pituitary tumor"}
-NOT_RULED_OUT = (
-    "**This does not rule out a tumor.** The model knows only the classes above, and it can miss many more tumors in "
-    "scans unlike those of its own collection."
-)
+LABEL_TEXTS = {
+    "notumor": "no tumor recognized",
+    "pituitary": "pituitary tumor",
+    NOT_A_BRAIN: "not a brain scan",
+}
+TRUTH_TEXTS = {"notumor": "No tumor"}
 LEAKY_SPLIT = "Many test scans have a copy among the training scans, so these numbers flatter the model."
 SPLIT_TEXTS = {
     "purged": "No copy of a test scan was used for training.",
@@ -89,9 +126,18 @@ def heading(label: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def is_tumor(label: str) -> bool:
-    """Return whether a class is a kind of tumor, so that a map for it can point at one."""
-    return label != NO_TUMOR
+def guess_text(label: str) -> str:
+    """Return the text of a class as somebody who looks at a scan says it: a visitor's guess, or the truth."""
+    return TRUTH_TEXTS.get(label, heading(label))
+
+
+def checkpoint_choice(checkpoint: str) -> str:
+    """Return the name of a checkpoint with how often it is right, as far as that is known without loading it."""
+    folder = checkpoint_folder(checkpoint)
+    file = folder / "metrics.json" if folder else None
+    accuracy = read_json(file).get("test", {}).get("accuracy") if file and file.is_file() else None
+    name = checkpoint_text(checkpoint).removeprefix("bundled/")
+    return f"{name}: right on {of_100(accuracy['value'])}" if accuracy else name
 
 
 def unknown_checkpoint(allowed: Sequence[str]) -> str:
@@ -125,84 +171,46 @@ def revision_refused(checkpoint: str, revision: str) -> str:
     )
 
 
-def caption(method: Method, label: str, quality: Mapping | None) -> str:
-    """Return the HTML caption of a map: what it explains, what its colors mean, how often such maps are right."""
-    colors = (
-        "orange speaks for it, blue against it."
-        if method.signed
-        else "the more orange, the more an area matters. This method does not tell for from against."
-    )
-    details = f"{method.summary} {how_good(quality)}" if is_tumor(label) else method.summary
-    return (
-        f"{escape(method.title)} for <strong>{escape(label_text(label))}</strong>: {colors}"
-        f'<br><span class="fine-print">{escape(details)}</span>'
-    )
-
-
-def how_good(quality: Mapping | None) -> str:
-    """Return how often the maps of a method point at the tumor, as measured for this model."""
-    pointing = (quality or {}).get("pointing_game")
-    if not pointing:
-        return "How often this method points at the tumor has not been measured for this model."
-    return (
-        f"In {_percent(pointing['value'])} of {pointing['n']:,} test scans with a marked tumor, the strongest point of "
-        f"this method's map was inside the tumor (95\N{NO-BREAK SPACE}% interval {_percent(pointing['low'])} to "
-        f"{_percent(pointing['high'])})."
-    )
-
-
-def short_caption(method: Method, label: str, quality: Mapping | None) -> str:
-    """Return the caption of a small map: its method, and how often that method points at the tumor in test scans."""
-    pointing = (quality or {}).get("pointing_game")
-    if not pointing or not is_tumor(label):
-        return method.title
-    return f"{method.title} (hit the tumor in {_of_100(pointing['value'])} test scans)"
-
-
 def gallery_label(label: str) -> str:
     """Return the heading of the maps side by side."""
-    return f"All methods, for {label_text(label)}"
-
-
-def channel_caption(number: int) -> str:
-    """Return the name of a channel of the model's last layer."""
-    return f"channel {number}"
-
-
-def not_applicable(reasons: Mapping[str, str]) -> str:
-    """Return in HTML why some methods are missing among the maps side by side, "" if none is."""
-    return "".join(
-        f'<p class="fine-print">{escape(METHODS[key].title)}: {escape(why)}</p>' for key, why in reasons.items()
-    )
+    return f"All kinds of maps for {label_text(label)}, best measured first; tap one to enlarge it"
 
 
 def disclaimer() -> str:
-    """Return the disclaimer as HTML."""
+    """Return the title and the disclaimer as HTML."""
     first, second = DISCLAIMER
-    return f'<p class="notice disclaimer" role="note"><strong>{first}</strong> {second}</p>'
-
-
-def empty_result() -> str:
-    """Return the HTML shown in place of an answer."""
-    return f'<p class="empty">{EMPTY_RESULT}</p>'
+    return f'<h1>{TAGLINE}</h1><p class="disclaimer" role="note"><strong>{first}</strong> {second}</p>'
 
 
 def how_to_read() -> str:
-    """Return in Markdown how to read a map, and what each method shows."""
-    methods = "\n".join(f"- **{method.title}.** {method.summary}" for method in METHODS.values())
+    """Return in Markdown how to read a map, and what each method shows, with its paper."""
+    methods = "\n".join(f"- **[{method.title}]({method.paper}).** {method.summary}" for method in METHODS.values())
     return f"{READING}\n{methods}"
 
 
-def progress(done: int, total: int, preview: str | None = None) -> str:
-    """Return a progress bar as HTML, with the map so far (the URL of its image) if there is one."""
+def progress(done: int, total: int, seconds: float) -> str:
+    """Return a progress bar with the seconds left as HTML."""
     bar = f'<progress value="{done}" max="{total}" aria-label="Progress"></progress>'
-    image = f'<img src="{preview}" alt="The map so far">' if preview else ""
-    return f"{bar} <span>{round(100 * done / total)}\N{NO-BREAK SPACE}% done</span>{image}"
+    left = f"about {round(seconds)} s left" if seconds >= 1.5 else "nearly done"
+    return f"{bar} <span>{left if done < total else ''}</span>"
 
 
-def warnings(messages: Sequence[PredictionWarning]) -> str:
-    """Return the warnings of a prediction as HTML, "" if there are none."""
-    return "".join(f'<p class="notice" role="status">{escape(warning.message)}</p>' for warning in messages)
+def waiting(before: int, seconds: float) -> str:
+    """Return how many maps of others come first as HTML."""
+    if not before:
+        return "<p>Starting …</p>"
+    place = "You are next" if before == 1 else f"{before} maps are before yours"
+    return f"<p>{place}, about {max(round(seconds), 1)} s.</p>"
+
+
+def warning(warning: PredictionWarning) -> str:
+    """Return the sentence of a warning."""
+    return warning.message
+
+
+def notice(sentence: str) -> str:
+    """Return something to know as HTML that screen readers read when they are idle."""
+    return f'<p class="notice" role="status">{escape(sentence)}</p>'
 
 
 def error(sentence: str) -> str:
@@ -210,28 +218,30 @@ def error(sentence: str) -> str:
     return f'<p class="notice error" role="alert">{escape(sentence)}</p>'
 
 
-def trust(label: str, metrics: Mapping) -> str:
-    """Return in Markdown how far to trust an answer, in whole numbers, from the content of metrics.json."""
-    measured = metrics.get("test", {})
-    if "accuracy" not in measured:
-        sentences = [NOT_MEASURED]
-    else:
-        sentences = [f"Right on {_of_100(measured['accuracy']['value'])} test scans of its own collection."]
-        if measured.get("tumor_miss_rate"):
-            sentences.append(f"It missed {_of_100(measured['tumor_miss_rate']['value'])} tumors there.")
-        sentences.append(_elsewhere(metrics))
-        if metrics.get("split") == "official":
-            sentences.append(LEAKY_SPLIT)
-    if not is_tumor(label):
-        sentences.insert(0, NOT_RULED_OUT)
+def plain(html: str) -> str:
+    """Return the words of our own HTML."""
+    return unescape(re.sub("<[^>]*>", " ", html)).strip()
+
+
+def measured(metrics: Mapping) -> str:
+    """Return how often a model is right at home and elsewhere, in whole numbers, from the content of metrics.json."""
+    numbers = metrics.get("test", {})
+    if "accuracy" not in numbers:
+        return NOT_MEASURED
+    missed = numbers.get("tumor_miss_rate")
+    sentences = [f"Right on {of_100(numbers['accuracy']['value'])} test scans of its own collection"]
+    sentences[0] += f", missing {of_100(missed['value'])} tumors." if missed else "."
+    sentences.append(_elsewhere(metrics))
+    if metrics.get("split") == "official":
+        sentences.append(LEAKY_SPLIT)
     return " ".join(sentences)
 
 
 def _elsewhere(metrics: Mapping) -> str:
     """Return how a model does on scans from other collections: on the worst and on the best kind of scans."""
     kinds = metrics.get("shortcuts", {}).get("kinds", {})
-    measured = [kind["tumor_or_not"] for name, kind in kinds.items() if name != "test"]
-    shares = [entry["value"] for entry in measured if entry["n"] >= MIN_SCANS]
+    entries = [kind["tumor_or_not"] for name, kind in kinds.items() if name != "test"]
+    shares = [entry["value"] for entry in entries if entry["n"] >= MIN_SCANS]
     if not shares:
         return NOT_MEASURED_ELSEWHERE
     worst, best = round(100 * min(shares)), round(100 * max(shares))
@@ -269,7 +279,7 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _of_100(fraction: float) -> str:
+def of_100(fraction: float) -> str:
     """Return a measured fraction as people count; never all or none, which no sample can show."""
     count = round(100 * fraction)
     if count in (0, 100):
