@@ -14,8 +14,8 @@ LIKELY = 0.5
 
 
 def is_tumor(classifier: Classifier, label: str) -> bool:
-    """Return whether a map for a class can point at a tumor; of an unknown healthy class, every class is one."""
-    return label != classifier.no_tumor_label
+    """Return whether a map for a class can point at a tumor."""
+    return label != (classifier.no_tumor_label or texts.NO_TUMOR)
 
 
 def sentence(classifier: Classifier, prediction: Prediction) -> str:
@@ -39,7 +39,7 @@ def answer_html(classifier: Classifier, prediction: Prediction) -> str:
 
 
 def rows(prediction: Prediction, before: Prediction | None = None) -> list[tuple[str, str]]:
-    """Return (text, label) of each class, the likeliest first; with the probabilities of an answer `before` this one."""
+    """Return (text, label) of each class, the likeliest first; with its probability in the answer `before` this one."""
     first = (before or prediction).probabilities
     choices = []
     for label in sorted(first, key=first.__getitem__, reverse=True):
@@ -55,8 +55,10 @@ def guesses(classifier: Classifier) -> list[tuple[str, str]]:
 
 def bars(prediction: Prediction, choices: Sequence[tuple[str, str]]) -> str:
     """Return the lengths of the bars behind the rows, as a style sheet."""
-    lengths = (f"#target label:nth-of-type({n}){{--share:{prediction.probabilities[label]:.3f}}}"
-               for n, (_, label) in enumerate(choices, 1))
+    lengths = (
+        f"#target label:nth-of-type({n}){{--share:{prediction.probabilities[label]:.3f}}}"
+        for n, (_, label) in enumerate(choices, 1)
+    )
     return f"<style>{''.join(lengths)}</style>"
 
 

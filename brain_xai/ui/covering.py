@@ -1,7 +1,6 @@
 """Cover it yourself: a visitor covers spots of the scan, and the model answers for the rest."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw

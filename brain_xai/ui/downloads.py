@@ -9,9 +9,9 @@ from gradio.utils import get_upload_folder
 
 from brain_xai.explanation import Explanation
 from brain_xai.report import report_html
+from brain_xai.ui import texts
 from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.session import Question
-from brain_xai.ui import texts
 from brain_xai.ui.viewer import draw_map
 
 

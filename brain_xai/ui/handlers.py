@@ -80,7 +80,8 @@ def on_question(question: Question) -> Updates:
     session.explanation, session.covered, session.maps = explanation, None, {}
     yield updates.answered(question, classifier, scan)._replace(method=updates.method_list(classifier, wanted))
     if quick != wanted:
-        yield from updates.drawn(replace(question, method=wanted, target=explanation.label), classifier, scan, stop_event)
+        question = replace(question, method=wanted, target=explanation.label)
+        yield from updates.drawn(question, classifier, scan, stop_event)
 
 
 def on_choice(question: Question) -> Updates:
@@ -119,23 +120,15 @@ def on_tile(question: Question, index: int) -> PageUpdate:
     if not 1 <= index <= len(shown):
         return PageUpdate(session)
     session.explanation = shown[index - 1]
-    method = session.explanation.method
-    return updates.map_shown(replace(question, method=method), get_classifier(question.checkpoint, allow_fallback=True))._replace(
-        method=method
-    )
+    return _back_to_map(question)
 
 
 def on_cancel(question: Question) -> PageUpdate:
     """Stop the map that is being computed; the previous one stays, under its own name."""
-    session = question.session
-    session.stop()
-    if session.explanation is None:
-        return PageUpdate(session, **NO_JOB)
-    method = session.explanation.method
-    classifier = get_classifier(question.checkpoint, allow_fallback=True)
-    return updates.map_shown(replace(question, method=method), classifier)._replace(
-        method=method, target=gr.update(value=session.explanation.label), **NO_JOB
-    )
+    question.session.stop()
+    if question.session.explanation is None:
+        return PageUpdate(question.session, **NO_JOB)
+    return _back_to_map(question)._replace(**NO_JOB)
 
 
 def on_look(question: Question) -> PageUpdate:
@@ -180,7 +173,8 @@ def on_uncover(question: Question) -> PageUpdate:
 def on_delete(question: Question) -> PageUpdate:
     """Forget the visitor's image and everything that came of it."""
     question.session.show(None)
-    return PageUpdate(question.session, notice=texts.notice(texts.DELETED), anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
+    deleted = texts.notice(texts.DELETED)
+    return PageUpdate(question.session, notice=deleted, anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
 
 
 def on_model(checkpoint: str) -> tuple[str, dict]:
@@ -202,3 +196,11 @@ def warm_up() -> None:
         return
     for _ in range(2):  # the second map is as quick as all that follow
         updates.explained(classifier, Image.new("L", (64, 64)), updates.possible(classifier, FIRST_METHOD), "predicted")
+
+
+def _back_to_map(question: Question) -> PageUpdate:
+    """Show the map of the session, with its own method and class chosen."""
+    explanation = question.session.explanation
+    classifier = get_classifier(question.checkpoint, allow_fallback=True)
+    update = updates.map_shown(replace(question, method=explanation.method), classifier)
+    return update._replace(method=explanation.method, target=gr.update(value=explanation.label))

@@ -100,7 +100,11 @@ class BackgroundJob(Generic[Result]):
     """
 
     def __init__(
-        self, function: Callable[[Progress], Result], stop_event: threading.Event, seconds: float = 0.0, lane: Lane = LANE
+        self,
+        function: Callable[[Progress], Result],
+        stop_event: threading.Event,
+        seconds: float = 0.0,
+        lane: Lane = LANE,
     ):
         self._ticket, self._lane = Ticket(stop_event, seconds), lane
         self._steps: SimpleQueue[Step | None] = SimpleQueue()

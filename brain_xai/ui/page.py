@@ -239,9 +239,7 @@ def _wire_looks(components: Components) -> None:
         _asking(handlers.on_cover_strongest), question, update, show_progress="hidden", **PRIVATE, **QUICK
     )
     for name in ("opacity", "outline", "as_model", "show_box"):
-        components[name].input(
-            _asking(handlers.on_look), question, update, trigger_mode="always_last", **IMMEDIATE
-        )
+        components[name].input(_asking(handlers.on_look), question, update, trigger_mode="always_last", **IMMEDIATE)
     for name, handler in (
         ("uncover", handlers.on_uncover),
         ("cancel", handlers.on_cancel),

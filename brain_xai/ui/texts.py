@@ -81,8 +81,8 @@ MOST_LIKELY = "{name} is only the likeliest answer: the model's certainty is {ce
 NOTHING_RECOGNIZED = "{name}: the model's certainty is {certainty}."
 NOT_RULED_OUT = "This does not rule out a tumor."
 UNKNOWN_DISEASES = (
-    "The model knows only the classes below: no stroke, no bleeding, no metastases, nothing else. It can miss tumors in "
-    "kinds of scans that it has rarely seen, and it was never tested on children."
+    "The model knows only the classes below: no stroke, no bleeding, no metastases. It can miss tumors in kinds of "
+    "scans that it has rarely seen, and it was never tested on children."
 )
 
 NO_IMAGE = "There is no image yet. Choose an image of one MRI slice; in Python, pass handle_file(path)."
@@ -97,12 +97,13 @@ NO_CHECKPOINT = (
 # The API page shows these as the descriptions of the endpoints.
 # Only display text: the checkpoint defines the classes. Never the bare words "no tumor", because the model can only
 # fail to recognize one.
+NO_TUMOR = "notumor"
 LABEL_TEXTS = {
-    "notumor": "no tumor recognized",
+    NO_TUMOR: "no tumor recognized",
     "pituitary": "pituitary tumor",
     NOT_A_BRAIN: "not a brain scan",
 }
-TRUTH_TEXTS = {"notumor": "No tumor"}
+TRUTH_TEXTS = {NO_TUMOR: "No tumor"}
 LEAKY_SPLIT = "Many test scans have a copy among the training scans, so these numbers flatter the model."
 SPLIT_TEXTS = {
     "purged": "No copy of a test scan was used for training.",

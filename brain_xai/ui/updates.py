@@ -196,9 +196,7 @@ def panel(question: Question, scan: Image.Image) -> str:
     return scan_html(question, question.session.explanation, scan, "" if question.as_model else texts.TAP)
 
 
-def covered(
-    question: Question, region: Callable[[Classifier, Image.Image], np.ndarray | None]
-) -> PageUpdate:
+def covered(question: Question, region: Callable[[Classifier, Image.Image], np.ndarray | None]) -> PageUpdate:
     """Cover a region of the scan, if there is one, and show what the model answers for the rest."""
     session = question.session
     if session.explanation is None:
@@ -212,6 +210,4 @@ def covered(
         return PageUpdate(session, covered=f"<p>{texts.NO_OUTLINE}</p>")
     session.covered = mask
     words, rows = covering.ask(classifier, scan, mask, session.explanation.prediction)
-    return PageUpdate(
-        session, covered=words, uncover=SHOWN, target=gr.update(choices=rows), scan=panel(question, scan)
-    )
+    return PageUpdate(session, covered=words, uncover=SHOWN, target=gr.update(choices=rows), scan=panel(question, scan))

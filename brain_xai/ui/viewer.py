@@ -9,7 +9,6 @@ from PIL import Image
 
 from brain_xai.explanation import Explanation
 from brain_xai.overlay import draw_box
-from brain_xai.preprocess import to_view
 from brain_xai.ui import texts
 from brain_xai.ui.session import Question
 
