@@ -46,6 +46,8 @@ def on_case(question: Question, case: Case) -> Updates:
         answer=HIDDEN,
         reasons=HIDDEN,
         scan=scan_html(question, None, scan, case.caption),
+        overlay="",
+        truth="",
         anyway=HIDDEN,
         **NOTHING_BESIDE,
     )
@@ -94,6 +96,21 @@ def on_choice(question: Question) -> Updates:
         yield updates.refusal(session, error)
         return
     yield from updates.drawn(question, classifier, scan, stop_event)
+
+
+def on_doubt(question: Question) -> Updates:
+    """Draw the map of the likeliest tumor, where none was recognized."""
+    session = question.session
+    if session.explanation is None:
+        return
+    try:
+        classifier, _ = updates.asked(question)
+    except UserError as error:
+        yield updates.refusal(session, error)
+        return
+    suspect = answer.strongest_tumor(classifier, session.explanation.prediction)
+    yield PageUpdate(session, target=gr.update(value=suspect))
+    yield from on_choice(replace(question, target=suspect))
 
 
 def on_compare(question: Question) -> Updates:

@@ -16,6 +16,7 @@ from brain_xai.ui.cases import Case, cases_of
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
+from brain_xai.ui.viewer import strip_html
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 # These events are not part of the API.
@@ -44,8 +45,8 @@ def build_page() -> gr.Blocks:
         cases = cases_of(allowed)
         components = _choosing(cases)
         with gr.Row(visible=False, elem_id="result") as result:
-            components |= {"result": result} | _answer_column() | _map_column()
-        components |= _gallery() | _about(allowed)
+            components |= {"result": result} | _answer_column(allowed) | _map_column()
+        components |= _gallery() | _about()
         components["session"] = gr.State(Session(), time_to_live=KEPT_SECONDS)
         _wire_questions(components, cases)
         _wire_looks(components)
@@ -56,26 +57,17 @@ def build_page() -> gr.Blocks:
 
 
 def _choosing(cases: list[Case]) -> Components:
-    strip = gr.Gallery(
-        [case.file for case in cases],
-        label=texts.CASES,
-        columns=len(cases),
-        rows=1,
-        height="auto",
-        allow_preview=False,
-        interactive=False,
-        buttons=[],
-        elem_id="cases",
-    )
-    image = gr.HTML(
-        html_template=UPLOAD_HTML.format(first=texts.UPLOAD, next=texts.UPLOAD_NEXT, hint=texts.UPLOAD_HINT),
-        js_on_load=_script("upload.js"),
-        elem_id="image",
-        limit=MAX_FILE_BYTES,
-        too_large=texts.TOO_LARGE,
-        uploading=texts.UPLOADING,
-        failed=texts.UPLOAD_FAILED,
-    )
+    with gr.Row(elem_id="choosing"):
+        strip = gr.HTML(strip_html(cases), js_on_load=_script("strip.js"), elem_id="cases")
+        image = gr.HTML(
+            html_template=UPLOAD_HTML.format(first=texts.UPLOAD, next=texts.UPLOAD_NEXT, hint=texts.UPLOAD_HINT),
+            js_on_load=_script("upload.js"),
+            elem_id="image",
+            limit=MAX_FILE_BYTES,
+            too_large=texts.TOO_LARGE,
+            uploading=texts.UPLOADING,
+            failed=texts.UPLOAD_FAILED,
+        )
     with gr.Row(elem_id="privacy-line"):
         gr.HTML(f'<p class="fine-print">{texts.PRIVACY}</p>')
         delete = gr.Button(texts.DELETE, size="sm", elem_id="delete")
@@ -89,15 +81,23 @@ def _choosing(cases: list[Case]) -> Components:
     }
 
 
-def _answer_column() -> Components:
+def _answer_column(allowed: list[str]) -> Components:
     with gr.Column(scale=2, min_width=300):
         with gr.Column(visible=False, elem_id="quiz") as quiz:
             guess = gr.Radio([], label=texts.QUIZ, elem_id="guess")
             no_guess = gr.Button(texts.NO_GUESS, elem_id="no-guess")
         with gr.Column(visible=False, elem_id="answer") as answer:
             sentence = gr.HTML(elem_id="sentence")
+            doubt = gr.Button(visible=False, elem_id="doubt")
             target = gr.Radio([], label=texts.TARGET_LABEL, elem_id="target")
             covered = gr.HTML(elem_id="covered")
+            checkpoint = gr.Radio(
+                [(texts.checkpoint_choice(name), name) for name in allowed],
+                value=allowed[0],
+                label=texts.CHECKPOINT_LABEL,
+                visible=len(allowed) > 1,
+                elem_id="checkpoint",
+            )
         truth = gr.HTML(elem_id="truth")
     return {
         "quiz": quiz,
@@ -105,8 +105,10 @@ def _answer_column() -> Components:
         "no_guess": no_guess,
         "answer": answer,
         "sentence": sentence,
+        "doubt": doubt,
         "target": target,
         "covered": covered,
+        "checkpoint": checkpoint,
         "truth": truth,
     }
 
@@ -181,19 +183,12 @@ def _gallery() -> Components:
     return {"gallery": gallery, "gallery_notes": gr.HTML(elem_id="gallery-notes")}
 
 
-def _about(allowed: list[str]) -> Components:
+def _about() -> Components:
     with gr.Accordion(texts.HOW_TO_READ, open=False):
         gr.Markdown(texts.how_to_read())
     with gr.Accordion(texts.ABOUT_MODEL, open=False):
         model_card = gr.Markdown(elem_id="model-card")
-    checkpoint = gr.Radio(
-        [(texts.checkpoint_choice(name), name) for name in allowed],
-        value=allowed[0],
-        label=texts.CHECKPOINT_LABEL,
-        visible=len(allowed) > 1,
-        elem_id="checkpoint",
-    )
-    return {"checkpoint": checkpoint, "model_card": model_card}
+    return {"model_card": model_card}
 
 
 def _wire_questions(components: Components, cases: list[Case]) -> None:
@@ -215,6 +210,7 @@ def _wire_questions(components: Components, cases: list[Case]) -> None:
     for name, handler in (
         ("no_guess", handlers.on_question),
         ("anyway", handlers.on_anyway),
+        ("doubt", handlers.on_doubt),
         ("compare", handlers.on_compare),
     ):
         components[name].click(_asking(handler), question, update, **DRAWN)

@@ -86,7 +86,7 @@ class PageUpdate(NamedTuple):
     guess: Any = gr.skip()
     answer: Any = gr.skip()
     sentence: Any = gr.skip()
-    second: Any = gr.skip()
+    doubt: Any = gr.skip()
     target: Any = gr.skip()
     truth: Any = gr.skip()
     show_box: Any = gr.skip()

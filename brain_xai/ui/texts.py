@@ -20,6 +20,7 @@ DISCLAIMER = (
     "The model can be wrong, even when it seems certain. If you are worried about a scan, ask a doctor.",
 )
 CASES = "Real cases: guess first, then see the answer"
+CASE = "Case {number}"
 UPLOAD = "Choose a brain-MRI slice"
 UPLOAD_NEXT = "Another scan"
 UPLOAD_HINT = f"Drop, paste, or click. {FORMATS_TEXT}, up to {MAX_FILE_BYTES // 2**20} MB"
@@ -36,29 +37,28 @@ DELETED = "Your image and all that was made of it are deleted."
 QUIZ = "What do you see?"
 NO_GUESS = "Just show me the answer"
 YOU, MODEL, RADIOLOGISTS = "Your guess:", "Model:", "Known truth:"
-SHOW_BOX = "Show the tumor's box, drawn by radiologists"
+SHOW_BOX = "Radiologists' box"
 ANYWAY = "Show me the answer anyway"
 REFUSED = "This does not look like a brain MRI. No answer."
-EVIDENCE_BUTTON = "Show what speaks for {label}"
 
 SCAN_ALT = "The scan"
 SO_FAR = "The map so far"
 TAP = "Tap or paint over the scan to cover it: does the answer change?"
 FULL_SCREEN = "Full screen"
-COVER_STRONGEST = "Cover the strongest area"
+COVER_STRONGEST = "Cover strongest area"
 UNCOVER = "Uncover"
 COVERED = "With that covered: {now} {label}: {before} before, {after} now."
 METHOD_LABEL = "Kind of map"
-METHOD_INFO = "how often its strongest point hits the tumor in test scans, and its time"
+METHOD_INFO = "Best first: how often it points into the tumor in test scans, and its time"
 TARGET_LABEL = "Tap a class to see what speaks for it"
 OPACITY_LABEL = "Strength of the colors"
-OUTLINE_LABEL = "Outline the strongest areas"
+OUTLINE_LABEL = "Outline strongest areas"
 AS_MODEL_LABEL = "As the model sees it"
-COMPARE = "Compare all kinds of maps"
+COMPARE = "Compare all maps"
 THE_SCAN = "The scan"
 LEFT_OUT = "Not possible with this model: {methods}."
 CANCEL = "Cancel"
-SAVE_MAP, SAVE_NUMBERS, SAVE_REPORT = "Save the map", "Save the numbers", "One-page report"
+SAVE_MAP, SAVE_NUMBERS, SAVE_REPORT = "Save map", "Save numbers", "One-page report"
 CHECKPOINT_LABEL = "Model"
 ABOUT_MODEL = "About this model"
 HOW_TO_READ = "How to read the colors"
@@ -217,6 +217,11 @@ def notice(sentence: str) -> str:
 def error(sentence: str) -> str:
     """Return what went wrong as HTML that screen readers announce."""
     return f'<p class="notice error" role="alert">{escape(sentence)}</p>'
+
+
+def doubt(label: str) -> str:
+    """Return the text of the button that explains the likeliest tumor."""
+    return f"Show what speaks for {label_text(label)}"
 
 
 def plain(html: str) -> str:

@@ -87,13 +87,15 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
         **NOTHING_BESIDE,
     )
     if refused:
-        return base._replace(answer=HIDDEN, reasons=HIDDEN, show_box=HIDDEN)
+        return base._replace(answer=HIDDEN, reasons=HIDDEN, overlay="")
     rows = answer.rows(prediction)
+    suspect = answer.strongest_tumor(classifier, prediction) if "evidence_against" in codes else None
     update = base._replace(
         answer=SHOWN,
         sentence=answer.answer_html(classifier, prediction) + answer.bars(prediction, rows),
         target=gr.update(choices=rows, value=prediction.label),
         show_box=gr.update(visible=bool(session.case and session.case.box)),
+        doubt=HIDDEN if suspect is None else gr.update(visible=True, value=texts.doubt(suspect)),
     )
     shown = map_shown(replace(question, method=session.explanation.method), classifier)
     return update._replace(reasons=SHOWN, overlay=shown.overlay, caption=shown.caption)
@@ -165,7 +167,8 @@ def _grown(
             yield PageUpdate(progress=texts.waiting(*step))
         elif time.monotonic() - sent >= PREVIEW_SECONDS:
             sent = time.monotonic()
-            left = (sent - start) * (step.total - step.done) / max(step.done, 1)
+            done = max(step.done / step.total, 0.1)  # the first steps tell little
+            left = max(seconds, (sent - start) / done) * (1 - done)
             yield _preview(question, classifier, step.preview)._replace(
                 progress=texts.progress(step.done, step.total, left)
             )
