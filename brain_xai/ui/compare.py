@@ -12,7 +12,7 @@ from PIL import Image
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import Cancelled, Explanation, explain
 from brain_xai.methods import METHODS
-from brain_xai.ui import answer, pace, texts
+from brain_xai.ui import pace, texts, wording
 from brain_xai.ui.inputs import read_upload
 from brain_xai.ui.jobs import LANE, BackgroundJob, Progress, Waiting
 from brain_xai.ui.session import PageUpdate, Question
@@ -69,12 +69,12 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
         )
     job.result()
     warnings = classifier.disagreement_warnings(list(session.maps.values()))
-    yield PageUpdate(gallery_notes=answer.warnings_html(warnings) + _left_out(classifier))
+    yield PageUpdate(gallery_notes=wording.warnings_html(warnings) + _left_out(classifier))
 
 
 def ordered(classifier: Classifier) -> tuple[str, ...]:
     """Return the methods that work on a model, best measured first."""
-    return tuple(key for _, key in answer.method_choices(classifier, dict.fromkeys(METHODS, 0.0)))
+    return tuple(key for _, key in wording.method_choices(classifier, dict.fromkeys(METHODS, 0.0)))
 
 
 def _saved(image: Image.Image) -> str:
@@ -85,6 +85,6 @@ def _saved(image: Image.Image) -> str:
 
 def _left_out(classifier: Classifier) -> str:
     """Return which methods cannot work on the model, as HTML."""
-    possible = answer.usable(classifier)
+    possible = wording.usable(classifier)
     missing = [method.title for key, method in METHODS.items() if key not in possible]
     return f'<p class="fine-print">{texts.LEFT_OUT.format(methods=", ".join(missing))}</p>' if missing else ""

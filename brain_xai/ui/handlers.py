@@ -9,7 +9,7 @@ from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
-from brain_xai.ui import answer, compare, covering, hub_follower, texts, updates
+from brain_xai.ui import compare, covering, hub_follower, texts, updates, wording
 from brain_xai.ui.cases import Case
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
 from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question
@@ -42,7 +42,7 @@ def on_case(question: Question, case: Case) -> Updates:
         notice="",
         result=SHOWN,
         quiz=SHOWN,
-        guess=gr.update(choices=answer.guesses(classifier), value=None),
+        guess=gr.update(choices=wording.guesses(classifier), value=None),
         answer=HIDDEN,
         reasons=HIDDEN,
         scan=scan_html(question, None, scan, case.caption),
@@ -108,7 +108,7 @@ def on_doubt(question: Question) -> Updates:
     except UserError as error:
         yield updates.refusal(session, error)
         return
-    suspect = answer.strongest_tumor(classifier, session.explanation.prediction)
+    suspect = wording.strongest_tumor(classifier, session.explanation.prediction)
     yield PageUpdate(session, target=gr.update(value=suspect))
     yield from on_choice(replace(question, target=suspect))
 
@@ -178,7 +178,7 @@ def on_uncover(question: Question) -> PageUpdate:
     session.covered = None
     if session.explanation is None:
         return PageUpdate(session, notice=texts.notice(texts.MAP_EXPIRED))
-    choices = answer.rows(session.explanation.prediction)
+    choices = wording.rows(session.explanation.prediction)
     return PageUpdate(
         session,
         target=gr.update(choices=choices),

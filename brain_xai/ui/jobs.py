@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -110,7 +111,8 @@ class BackgroundJob(Generic[Result]):
         self._steps: SimpleQueue[Step | None] = SimpleQueue()
         lane.enter(self._ticket)
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job")
-        self._future: Future[Result] = pool.submit(self._work, function)
+        # In the context of the caller, and so in the visitor's language.
+        self._future: Future[Result] = pool.submit(copy_context().run, self._work, function)
         self._future.add_done_callback(lambda _: self._steps.put(None))
         pool.shutdown(wait=False)  # the thread ends with its work
 

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
-from brain_xai.ui import api, downloads, handlers, texts
+from brain_xai.ui import api, calls, downloads, handlers, texts
 from brain_xai.ui.cases import Case, cases_of
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
@@ -52,7 +52,7 @@ def build_page() -> gr.Blocks:
         _wire_looks(components)
         _wire_model(page, components)
         api.add_endpoints()
-    api.refuse_unreadable_calls(page)
+    calls.accept_calls(page)
     return page
 
 

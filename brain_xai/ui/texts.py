@@ -141,6 +141,11 @@ def checkpoint_choice(checkpoint: str) -> str:
     return f"{name}: right on {of_100(accuracy['value'])}" if accuracy else name
 
 
+def is_tumor(label: str) -> bool:
+    """Return whether a class is a kind of tumor, as far as its name tells."""
+    return label != NO_TUMOR
+
+
 def unknown_checkpoint(allowed: Sequence[str]) -> str:
     """Return the error for a checkpoint that is not allowed."""
     return f"There is no such checkpoint here. Use one of: {', '.join(('default', *allowed))}."

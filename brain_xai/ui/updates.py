@@ -14,7 +14,7 @@ from brain_xai.explanation import Cancelled, Explanation, color_scale
 from brain_xai.methods import METHODS
 from brain_xai.overlay import has_outline
 from brain_xai.summary import summarize
-from brain_xai.ui import answer, covering, pace, texts
+from brain_xai.ui import covering, pace, texts, wording
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
 from brain_xai.ui.session import PageUpdate, Question, Session
@@ -54,13 +54,13 @@ def explained(
 
 def possible(classifier: Classifier, method: str) -> str:
     """Return a method if it can work on a model, else one that can and is drawn at once."""
-    keys = answer.usable(classifier)
+    keys = wording.usable(classifier)
     return method if method in keys else next(filter(is_quick, keys))
 
 
 def method_list(classifier: Classifier, chosen: str | None = None) -> dict:
     """Return the methods to choose from, with quality and time; with the chosen one where that may have changed."""
-    choices = answer.method_choices(classifier, {key: pace.expected(classifier, key) for key in METHODS})
+    choices = wording.method_choices(classifier, {key: pace.expected(classifier, key) for key in METHODS})
     return gr.update(choices=choices) if chosen is None else gr.update(choices=choices, value=chosen)
 
 
@@ -74,11 +74,11 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     session, prediction = question.session, question.session.explanation.prediction
     codes = {warning.code for warning in prediction.warnings}
     refused = "not_brain_mri" in codes and not session.accepted
-    truth = answer.truth_html(session.case, session.guess, prediction)
+    truth = wording.truth_html(session.case, session.guess, prediction)
     base = PageUpdate(
         session,
-        live=texts.REFUSED if refused else answer.sentence(classifier, prediction),
-        notice=answer.warnings_html(prediction.warnings),
+        live=texts.REFUSED if refused else wording.sentence(classifier, prediction),
+        notice=wording.warnings_html(prediction.warnings),
         anyway=gr.update(visible=refused),
         result=SHOWN,
         quiz=HIDDEN,
@@ -88,11 +88,11 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     )
     if refused:
         return base._replace(answer=HIDDEN, reasons=HIDDEN, overlay="")
-    rows = answer.rows(prediction)
-    suspect = answer.strongest_tumor(classifier, prediction) if "evidence_against" in codes else None
+    rows = wording.rows(prediction)
+    suspect = wording.strongest_tumor(classifier, prediction) if "evidence_against" in codes else None
     update = base._replace(
         answer=SHOWN,
-        sentence=answer.answer_html(classifier, prediction) + answer.bars(prediction, rows),
+        sentence=wording.answer_html(classifier, prediction) + wording.bars(prediction, rows),
         target=gr.update(choices=rows, value=prediction.label),
         show_box=gr.update(visible=bool(session.case and session.case.box)),
         doubt=HIDDEN if suspect is None else gr.update(visible=True, value=texts.doubt(suspect)),
@@ -119,8 +119,8 @@ def words(question: Question, classifier: Classifier) -> str:
         sentence = f"{sentence} {texts.NO_OUTLINE}"
     measured = ""  # it holds for the class that was recognized, and says nothing about another one
     if explanation.label == explanation.prediction.label:
-        measured = answer.how_good(classifier, explanation.method, explanation.label)
-    return answer.caption_html(METHODS[explanation.method], explanation.label, sentence, measured)
+        measured = wording.how_good(classifier, explanation.method, explanation.label)
+    return wording.caption_html(METHODS[explanation.method], explanation.label, sentence, measured)
 
 
 def drawn(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from brain_xai import METHODS
+from brain_xai.preprocess import MAX_FILE_BYTES
 from tests.helpers.scans import make_scan
 from tests.helpers.served import job_threads, save_tiny_checkpoint, served, wait_until
 
@@ -63,24 +64,26 @@ def is_elsewhere(url: str, address: str) -> bool:
 
 
 def choose(page, path: Path) -> str:
-    """Upload an image and return the address of its map."""
+    """Upload an image and return its map."""
+    overlay = page.locator("#overlay img")
+    before = overlay.get_attribute("src") if overlay.count() else None
     page.locator("#image input[type=file]").set_input_files(path)
-    page.locator("#overlay img").wait_for()
+    changed = "before => ![undefined, before].includes(document.querySelector('#overlay img')?.src)"
+    page.wait_for_function(changed, arg=before)
     return page.locator("#overlay img").get_attribute("src")
 
 
 def choose_slow_model(page) -> str:
-    """Choose the model for which occlusion takes seconds, and return the address of its map."""
+    """Choose the model for which occlusion takes seconds, and return its map."""
     before = page.locator("#overlay img").get_attribute("src")
-    page.locator("#checkpoint input").click()
-    page.get_by_role("option", name="slow", exact=True).click()
+    page.locator("#checkpoint").get_by_text("slow").click()
     page.wait_for_function("before => document.querySelector('#overlay img').src !== before", arg=before)
     return page.locator("#overlay img").get_attribute("src")
 
 
 def choose_method(page, title: str) -> None:
     page.locator("#method input").click()
-    page.get_by_role("option", name=title, exact=True).click()
+    page.get_by_role("option", name=title).click()
 
 
 @pytest.fixture
@@ -93,37 +96,73 @@ def scan(tmp_path) -> Path:
 def test_upload_shows_answer_and_map(width, visit, scan):
     page = visit(width)
     choose(page, scan)
-    assert page.get_by_text("This is not a diagnosis.").is_visible()
-    assert "%" in page.locator("#probabilities").inner_text()
-    assert "Grad-CAM for" in page.locator("#caption").inner_text()
+    assert page.get_by_text("not a diagnosis").is_visible()
+    assert "the model's certainty is" in page.locator("#sentence").inner_text()
+    assert "%" in page.locator("#target").inner_text()
+    assert "Grad-CAM" in page.locator("#overlay img").get_attribute("alt")
+    assert page.locator("#live").inner_text() in page.locator("#sentence").inner_text().replace("\n", " ") + ":."
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing to scroll sideways
+
+
+def test_a_case_is_one_click_away(visit):
+    page = visit()
+    page.locator("#cases button").first.click()
+    page.locator("#no-guess, #sentence h2").first.wait_for()
+    if page.locator("#no-guess").is_visible():
+        page.locator("#no-guess").click()
+    page.locator("#overlay img").wait_for()
 
 
 def test_a_bad_file_gets_a_sentence_and_takes_the_answer_away(visit, scan, tmp_path):
     page = visit()
     choose(page, scan)
     (tmp_path / "bad.png").write_bytes(b"")
-    page.get_by_label("Remove Image").click()
     page.locator("#image input[type=file]").set_input_files(tmp_path / "bad.png")
     page.get_by_role("alert").wait_for()
     assert "The file is empty." in page.get_by_role("alert").inner_text()
-    assert not page.locator("#overlay").is_visible()
-    assert not page.locator("#probabilities").is_visible()
+    assert page.locator("#result").count() == 0 or not page.locator("#result").is_visible()
 
 
-def test_occlusion_shows_progress_and_can_be_cancelled(visit, scan):
+def test_a_file_that_is_too_large_is_not_even_sent(visit, tmp_path):
+    page = visit()
+    (tmp_path / "huge.png").write_bytes(b"0" * (MAX_FILE_BYTES + 1))
+    sent = []
+    page.on("request", lambda request: sent.append(request.url) if "upload" in request.url else None)
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "huge.png")
+    page.get_by_text("too large").wait_for()
+    assert not sent
+
+
+def test_a_tap_covers_the_scan_and_the_classes_answer_at_once(visit, scan):
+    page = visit()
+    choose(page, scan)
+    page.locator("#scan img").click(position={"x": 60, "y": 60})
+    page.locator("#covered p").wait_for()
+    assert "→" in page.locator("#target").inner_text()
+    page.locator("#uncover").click()
+    page.locator("#covered p").wait_for(state="hidden")
+    assert "→" not in page.locator("#target").inner_text()
+
+
+def test_a_tap_on_a_class_explains_it(visit, scan):
+    page = visit()
+    first = choose(page, scan)
+    page.locator("#target label").last.click()
+    page.wait_for_function("before => document.querySelector('#overlay img').src !== before", arg=first)
+
+
+def test_occlusion_starts_by_itself_and_can_be_cancelled(visit, scan):
     page = visit()
     choose(page, scan)
     grad_cam = choose_slow_model(page)
     choose_method(page, "Occlusion")
-    page.locator("#start").click()
     page.locator("#progress progress").wait_for()
     page.locator("#cancel").click()
-    page.locator("#start").wait_for()  # the button comes back: there is no map yet
-    assert not page.locator("#progress progress").is_visible()
-    assert page.locator("#overlay img").get_attribute("src") == grad_cam
-    page.locator("#start").click()
-    page.get_by_text("Occlusion for").wait_for(timeout=200_000)  # long, for a machine that does other things as well
+    page.locator("#cancel").wait_for(state="hidden")
+    page.wait_for_function("before => document.querySelector('#overlay img').src === before", arg=grad_cam)
+    assert page.locator("#method input").input_value().startswith("Grad-CAM")
+    choose_method(page, "Occlusion")
+    page.locator("#caption").get_by_text("Occlusion").wait_for(timeout=200_000)  # long, for a busy machine
     assert page.locator("#overlay img").get_attribute("src") != grad_cam
 
 
@@ -132,7 +171,6 @@ def test_leaving_the_page_stops_the_work(visit, scan):
     choose(page, scan)
     choose_slow_model(page)
     choose_method(page, "Occlusion")
-    page.locator("#start").click()
     threads = []
     assert wait_until(lambda: threads.extend(job_threads()) or threads)
     page.close()
@@ -143,53 +181,41 @@ def test_leaving_the_page_stops_the_work(visit, scan):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_all_methods_side_by_side(width, visit, scan):
     page = visit(width)
-    choose(page, scan)
+    first = choose(page, scan)
     page.locator("#compare").click()
-    page.locator("#gallery img").nth(len(METHODS) - 1).wait_for(timeout=200_000)
+    page.locator("#gallery img").nth(len(METHODS)).wait_for(timeout=200_000)
     for method in METHODS.values():
         caption = page.locator("#gallery").get_by_text(method.title, exact=True)
         assert caption.is_visible()
         assert caption.evaluate("caption => caption.scrollWidth <= caption.clientWidth"), "nothing is cut off"
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert not page.locator("#cancel").is_visible()
-    page.locator("#gallery button.thumbnail-item").first.click()
-    for part in (".media-button img", ".caption"):
-        page.locator(f"#gallery .preview {part}").wait_for()
-        assert is_on_screen(page, f"#gallery .preview {part}")
+    page.locator("#cancel").wait_for(state="hidden")
+    page.locator("#gallery button", has_text="Saliency").click()
+    page.wait_for_function("before => document.querySelector('#overlay img').src !== before", arg=first)
+    assert page.locator("#method input").input_value().startswith("Saliency")
     shares = page.locator("[aria-label*=share i], [title*=share i]")
     assert shares.count() + page.get_by_role("button", name=re.compile("share", re.I)).count() == 0
-
-
-def is_on_screen(page, selector: str) -> bool:
-    """Return whether all of an element can be seen without scrolling, and none of its text is cut off."""
-    return page.locator(selector).evaluate(
-        """element => {
-            const { left, top, right, bottom } = element.getBoundingClientRect();
-            const fits = element.scrollWidth <= element.clientWidth;
-            return fits && left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;
-        }"""
-    )
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_map_fills_the_screen_and_there_is_a_way_back(width, visit, scan):
     page = visit(width)
     choose(page, scan)
-    page.locator("#overlay").get_by_label("Fullscreen", exact=True).click()
-    back = page.get_by_label("Exit fullscreen mode")
-    back.wait_for()
-    page.wait_for_function("width => document.querySelector('#overlay').offsetWidth >= 0.99 * width", arg=width)
-    box = back.bounding_box()
+    button = page.locator("#overlay").get_by_label("Full screen")
+    button.click()
+    panel = page.locator("#overlay .panel")
+    assert panel.evaluate("panel => panel.offsetWidth === innerWidth && panel.offsetHeight === innerHeight")
+    box = button.bounding_box()
     assert 0 <= box["x"] <= width - box["width"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    back.click()
-    page.wait_for_function("document.querySelector('#overlay').offsetWidth <= 512")
+    button.click()
+    assert panel.evaluate("panel => panel.offsetHeight < innerHeight")
 
 
 def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):
     make_scan("notumor", 7, side=120).save(tmp_path / "other.png")
     one, two = visit(), visit()
-    maps = [choose(one, scan), choose(two, tmp_path / "other.png")]  # a file is named after its content
+    maps = [choose(one, scan), choose(two, tmp_path / "other.png")]
     assert maps[0] != maps[1]
     for page, map_before in zip((one, two), maps, strict=True):
         slider = page.locator("#opacity input[type=range]")
@@ -199,7 +225,9 @@ def test_two_visitors_each_keep_their_own_map(visit, scan, tmp_path):
         page.wait_for_function("before => document.querySelector('#overlay img').src === before", arg=map_before)
 
 
-def test_an_example_is_one_click_away(visit):
+def test_a_map_is_saved_under_a_name_that_says_what_it_shows(visit, scan):
     page = visit()
-    page.locator("#examples button").first.click()
-    page.locator("#overlay img").wait_for()
+    choose(page, scan)
+    with page.expect_download() as download:
+        page.locator("#save-map").click()
+    assert re.fullmatch("(glioma|notumor)_grad-cam.png", download.value.suggested_filename)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import threading
 from dataclasses import replace
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from brain_xai import METHODS, load_checkpoint
+from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.checkpoint.catalog import bundled_checkpoints
-from brain_xai.overlay import enlarged
-from brain_xai.ui import handlers, texts
-from brain_xai.ui.handlers import PageUpdate, Question
+from brain_xai.classifier import PredictionWarning
+from brain_xai.ui import downloads, handlers, texts, updates, wording
+from brain_xai.ui.cases import Case
 from brain_xai.ui.privacy import KEPT_MINUTES
+from brain_xai.ui.session import PageUpdate, Question, Session
 from tests.helpers.at_hub import use
 from tests.helpers.scans import LABELS
 from tests.helpers.served import free_port, job_threads, upload, wait_until
@@ -30,168 +32,276 @@ def offered(tiny, slow, transformer, monkeypatch):
 
 @pytest.fixture
 def question(scan) -> Question:
-    return Question(upload(scan))
+    return Question(Session(upload(scan)))
 
 
-def test_without_an_image_there_is_nothing_to_see():
-    update = handlers.on_new_image(Question(None, method="occlusion"))
-    assert update.method == "grad_cam"
-    assert update.target["value"] == "predicted"
-    assert update.notice == texts.empty_result()
-    assert update.answer["visible"] is update.reasons["visible"] is False
-    assert update.current_explanation is None
+@pytest.fixture
+def asked(question) -> Question:
+    """A question whose answer is on the page."""
+    list(handlers.on_question(question))
+    return question
 
 
-def test_a_method_chosen_before_the_answer_arrives_is_kept(question):
-    assert handlers.on_new_image(replace(question, method="grad_cam")).method == handlers.PageUpdate().method
+def together(steps) -> PageUpdate:
+    """Return everything that some updates have changed, one after the other."""
+    shown = PageUpdate()
+    for update in steps:
+        changed = {name: value for name, value in update._asdict().items() if value != gr.skip()}
+        shown = shown._replace(**changed)
+    return shown
 
 
-def test_an_image_is_answered_and_explained_at_once(question, scan, tiny):
-    update = handlers.on_new_image(replace(question, method="occlusion", target="glioma"))
+def image_in(html: str) -> Image.Image:
+    """Return the image of a panel."""
+    data = re.search('src="data:image/webp;base64,([^"]+)"', html)[1]
+    return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def test_without_an_image_nothing_happens():
+    assert list(handlers.on_question(Question(Session()))) == []
+
+
+def test_an_upload_is_answered_and_explained_at_once(question, scan, tiny):
+    session = Session()
+    update = together(handlers.on_upload(replace(question, session=session), upload(scan)))
     prediction = load_checkpoint(tiny).predict(scan)
-    assert update.probabilities == {texts.heading(label): p for label, p in prediction.probabilities.items()}
-    assert update.method == update.current_explanation.method == "grad_cam"
-    assert update.current_explanation.label == prediction.label
-    assert texts.label_text(prediction.label) in update.caption
-    assert "Right on 95 of 100 test scans" in update.accuracy
-    assert update.answer["visible"] is update.reasons["visible"] is True
-    assert [value for _, value in update.target["choices"]] == ["predicted", *LABELS]
-    assert ("no tumor recognized", "notumor") in update.target["choices"]
-    assert update.gallery["visible"] is False
-    assert update.gallery["value"] is None
+    assert session.explanation.label == prediction.label
+    assert session.explanation.method == "grad_cam"
+    assert [label for _, label in update.target["choices"]] == sorted(
+        LABELS, key=prediction.probabilities.get, reverse=True
+    )
+    assert update.target["value"] == prediction.label
+    assert "Right on 95 of 100 test scans" in update.sentence
+    assert texts.heading(prediction.label) in update.live
+    assert update.answer["visible"] is update.reasons["visible"] is update.result["visible"] is True
+    assert image_in(update.scan).size == (90, 90)
+    assert image_in(update.overlay).width >= 480
 
 
-def test_a_slow_method_waits_for_its_button(question):
-    update = handlers.on_new_choice(replace(question, method="occlusion"))
-    assert update.start["visible"] is True
-    assert update.current_explanation == gr.skip()  # the previous map stays
+def test_the_method_survives_another_image_and_the_class_does_not(question, scan):
+    asked = replace(question, method="layer_cam", target="glioma")
+    update = together(handlers.on_upload(asked, upload(scan)))
+    assert update.method["value"] == asked.session.explanation.method == "layer_cam"
+    assert asked.session.explanation.label == asked.session.explanation.prediction.label
 
 
-def test_occlusion_is_shown_after_its_last_step(question):
-    asked = replace(question, method="occlusion", target="meningioma", stop_event=threading.Event())
-    *steps, last = handlers.draw_slow_map(asked)
-    assert "100\N{NO-BREAK SPACE}% done" in steps[-1].progress
-    assert last.current_explanation.method == "occlusion"
-    assert last.current_explanation.label == "meningioma"
-    assert last.cancel["visible"] is False
-    assert last.progress == ""
+def test_a_slow_method_survives_too_and_the_answer_does_not_wait_for_it(question, scan):
+    first, *_, last = handlers.on_upload(replace(question, method="smooth_grad"), upload(scan))
+    assert first.answer["visible"] is True
+    assert first.method["value"] == "smooth_grad"
+    assert "SmoothGrad" in last.caption
+    assert question.session.explanation.method == "smooth_grad"
 
 
-def test_a_slow_map_is_previewed(question, slow):
-    asked = replace(question, checkpoint=slow, method="occlusion", target="low_grade", stop_event=threading.Event())
-    *steps, last = handlers.draw_slow_map(asked)
-    previews = [data for step in steps for data in re.findall('src="data:image/webp;base64,([^"]+)"', step.progress)]
+def test_a_case_asks_for_a_guess_before_the_model_answers(question, scan):
+    case = Case(str(scan), "T1, axial", "glioma", box=(0.1, 0.1, 0.5, 0.5), credit="somebody", lesson="Look here.")
+    update = together(handlers.on_case(question, case))
+    assert update.quiz["visible"] is True
+    assert update.answer["visible"] is update.reasons["visible"] is False
+    assert update.overlay == update.truth == ""
+    assert "Look here." not in str(update)
+    update = together(handlers.on_guess(question, "notumor"))
+    assert update.quiz["visible"] is False
+    assert update.answer["visible"] is update.show_box["visible"] is True
+    assert "Look here." in update.truth
+    assert "somebody" in update.truth
+    plain = image_in(update.overlay)
+    boxed = image_in(handlers.on_look(replace(question, show_box=True)).overlay)
+    assert ImageChops.difference(plain.convert("RGB"), boxed.convert("RGB")).getbbox()
+
+
+def test_a_slow_map_starts_by_itself_and_shows_how_it_grows(asked, slow):
+    list(handlers.on_question(replace(asked, checkpoint=slow)))
+    before = asked.session.explanation
+    *steps, last = handlers.on_choice(replace(asked, checkpoint=slow, method="occlusion", target="low_grade"))
+    assert "<progress" in steps[0].progress
+    assert steps[0].cancel["visible"] is True
+    previews = [step.overlay for step in steps if step.overlay != gr.skip()]
     assert previews
-    with Image.open(io.BytesIO(base64.b64decode(previews[-1]))) as preview:
-        assert preview.size == last.overlay.size
+    assert image_in(previews[-1]).size == image_in(last.overlay).size
+    assert asked.session.explanation.method == "occlusion" != before.method
+    assert asked.session.explanation.label == "low_grade"
+    assert last.progress == ""
+    assert last.cancel["visible"] is False
 
 
-def test_closing_the_page_stops_its_job(question, slow):
-    stop_event = threading.Event()
-    updates = handlers.draw_slow_map(replace(question, checkpoint=slow, method="occlusion", stop_event=stop_event))
-    assert "% done" in next(updates).progress
+def test_closing_the_page_stops_its_job(asked, slow):
+    shown = handlers.on_choice(replace(asked, checkpoint=slow, method="occlusion", target="low_grade"))
+    next(shown)
+    next(shown)
     assert job_threads()
-    updates.close()  # what Gradio does on a cancel, and when a visitor leaves
-    assert stop_event.is_set()
+    shown.close()  # what Gradio does when a visitor leaves
     assert wait_until(lambda: not job_threads())
 
 
-def test_a_cancelled_map_never_reaches_the_page(question, slow):
-    asked = replace(question, checkpoint=slow, method="occlusion", stop_event=threading.Event())
-    updates = handlers.draw_slow_map(asked)
-    next(updates)
-    cancelled = handlers.on_cancel("occlusion", asked.stop_event)
-    assert cancelled.start["visible"] is True
+def test_a_cancelled_map_never_reaches_the_page(asked, slow):
+    list(handlers.on_question(replace(asked, checkpoint=slow)))
+    before = asked.session.explanation
+    steps = handlers.on_choice(replace(asked, checkpoint=slow, method="occlusion", target="low_grade"))
+    next(steps)
+    cancelled = handlers.on_cancel(replace(asked, checkpoint=slow, method="occlusion"))
+    assert cancelled.method == before.method == "grad_cam"
     assert cancelled.cancel["visible"] is False
-    assert list(updates)[-1] == PageUpdate(progress="")
-    assert list(handlers.draw_slow_map(replace(asked, stop_event=None))) == []
+    assert "Grad-CAM" in cancelled.caption
+    assert list(steps) == []
+    assert asked.session.explanation is before
 
 
-@pytest.mark.parametrize("handler", [handlers.on_new_image, handlers.on_new_choice])
-def test_a_new_question_stops_the_job_of_the_previous_one(handler, question):
-    stop_event = threading.Event()
-    handler(replace(question, method="occlusion", stop_event=stop_event))
+@pytest.mark.parametrize("handler", [handlers.on_question, handlers.on_choice, handlers.on_compare])
+def test_a_new_question_stops_the_work_for_the_previous_one(handler, asked):
+    stop_event = asked.session.begin()
+    next(handler(replace(asked, target="glioma")))
     assert stop_event.is_set()
 
 
-def test_all_methods_side_by_side(question, transformer):
-    asked = replace(question, target="glioma", outline=True, stop_event=threading.Event())
-    *steps, last = handlers.draw_all_maps(asked)
-    assert "100\N{NO-BREAK SPACE}% done" in steps[-1].progress
-    assert [caption for _, caption in last.gallery["value"]] == [method.title for method in METHODS.values()]
-    assert last.gallery["label"] == "All methods, for glioma"
-    assert last.gallery_notes == ""
-    assert last.overlay == gr.skip()  # the chosen map stays
-    assert last.start["visible"] is last.cancel["visible"] is False
+def test_all_methods_side_by_side_one_by_one(asked):
+    steps = list(handlers.on_compare(replace(asked, target="glioma")))
+    galleries = [step.gallery["value"] for step in steps if step.gallery != gr.skip()]
+    assert [len(gallery) for gallery in galleries] == list(range(2, len(METHODS) + 2))
+    assert galleries[-1][0][1] == texts.THE_SCAN
+    assert {caption for _, caption in galleries[-1][1:]} == {method.title for method in METHODS.values()}
+    assert "glioma" in steps[-2].gallery["label"] if steps[-2].gallery != gr.skip() else True
+    assert asked.session.explanation.method == "grad_cam"  # the chosen map stays
+    update = handlers.on_tile(replace(asked, target="glioma"), 1)
+    first = next(iter(asked.session.maps.values()))
+    assert asked.session.explanation is first
+    assert update.method == first.method
+    assert METHODS[first.method].title in update.caption
+    assert handlers.on_tile(asked, 0).overlay == gr.skip()  # the scan
 
 
-def test_methods_that_cannot_work_are_listed_with_the_reason(question, transformer):
-    asked = replace(question, checkpoint=transformer, method="occlusion", stop_event=threading.Event())
-    *_, last = handlers.draw_all_maps(asked)
-    assert "Grad-CAM: " in last.gallery_notes
-    assert "test_vit has none" in last.gallery_notes
-    assert last.start["visible"] is True
+def test_a_compared_map_is_not_computed_again(asked):
+    list(handlers.on_compare(replace(asked, target="glioma")))
+    [update] = handlers.on_choice(replace(asked, method="occlusion", target="glioma"))
+    assert asked.session.explanation is asked.session.maps["occlusion"]
+    assert "Occlusion" in update.caption
 
 
-def test_layer_activation_comes_with_its_strongest_channels(question):
-    update = handlers.on_new_choice(replace(question, method="layer_activation"))
-    assert update.current_explanation.method == "layer_activation"
-    assert len(update.gallery["value"]) == 16
-    assert update.gallery_notes == ""  # the notes belonged to a comparison
-    assert update.gallery["value"][0][1].startswith("channel ")
+def test_methods_that_cannot_work_are_left_out_by_name(question, transformer):
+    update = together(handlers.on_question(replace(question, checkpoint=transformer)))
+    keys = [key for _, key in update.method["choices"]]
+    assert "grad_cam" not in keys
+    assert update.method["value"] == question.session.explanation.method == "saliency"
+    steps = together(handlers.on_compare(replace(question, checkpoint=transformer, method="saliency")))
+    assert [caption for _, caption in steps.gallery["value"][1:]] == [METHODS[key].title for key in keys]
+    assert "Grad-CAM" in steps.gallery_notes
 
 
-def test_the_strongest_area_can_be_outlined(question):
-    explanation = handlers.on_new_image(question).current_explanation
-    attribution = np.zeros_like(explanation.attribution)
-    attribution[20:30, 20:30] = explanation.scale
-    strong = replace(explanation, attribution=attribution)
-    plain, outlined = (handlers.redraw(strong, 0.7, outline).overlay for outline in (False, True))
-    assert ImageChops.difference(plain, outlined).getbbox()
+def test_covering_everything_but_nothing_changes_only_the_rows(asked, scan, tiny):
+    before = asked.session.explanation
+    nothing = handlers.on_cover(asked, [])
+    assert all("→" in text for text, _ in nothing.target["choices"])
+    everything = handlers.on_cover(asked, [(x / 20, y / 20) for x in range(21) for y in range(21)])
+    assert asked.session.covered.all()
+    black = load_checkpoint(tiny).predict(Image.new("L", (90, 90)))
+    assert (
+        wording.percent(black.probabilities[before.label])
+        in dict((label, text) for text, label in everything.target["choices"])[before.label].split("→")[1].strip()
+    )
+    assert not np.asarray(image_in(everything.scan).convert("L")).any()
+    assert asked.session.explanation is before
+    uncovered = handlers.on_uncover(asked)
+    assert asked.session.covered is None
+    assert all("→" not in text for text, _ in uncovered.target["choices"])
 
 
-def test_opacity_redraws_without_computing(question):
-    explanation = handlers.on_new_image(question).current_explanation
-    strong, none = (handlers.redraw(explanation, opacity, False).overlay for opacity in (1.0, 0.0))
-    assert ImageChops.difference(strong, none).getbbox()
-    plain = enlarged(explanation.original)
-    assert not ImageChops.difference(none.crop((0, 0, *plain.size)), plain).getbbox()
+def test_opacity_and_view_redraw_without_computing(asked):
+    strong, none = (image_in(handlers.on_look(replace(asked, opacity=opacity)).overlay) for opacity in (1.0, 0.0))
+    assert ImageChops.difference(strong.convert("RGB"), none.convert("RGB")).getbbox()
+    seen = handlers.on_look(replace(asked, as_model=True))
+    assert image_in(seen.scan).size == asked.session.explanation.view.size
 
 
-def test_a_deleted_map_is_said_to_be_deleted():
-    update = handlers.redraw(None, 0.5, False)
-    assert update.overlay == gr.skip()
-    assert f"{KEPT_MINUTES} minutes" in update.notice
+def test_a_map_without_a_strong_area_says_why_there_is_no_outline(asked):
+    explanation = asked.session.explanation
+    asked.session.explanation = replace(explanation, attribution=np.zeros_like(explanation.attribution))
+    assert texts.NO_OUTLINE in handlers.on_look(replace(asked, outline=True)).caption
+    assert texts.NO_OUTLINE not in handlers.on_look(asked).caption
 
 
-def test_a_refused_image_takes_the_previous_answer_off_the_page(question, tmp_path):
+def test_what_was_deleted_is_said_to_be_deleted_and_the_map_stays():
+    expired = Question(Session())
+    for update in (handlers.on_look(expired), handlers.on_cover(expired, [(0.5, 0.5)]), handlers.on_uncover(expired)):
+        assert f"{KEPT_MINUTES} minutes" in update.notice
+        assert update.overlay == gr.skip()
+    with pytest.raises(gr.Error, match=f"{KEPT_MINUTES} minutes"):
+        downloads.save_map(expired)
+
+
+def test_delete_now_forgets_everything(asked):
+    update = handlers.on_delete(asked)
+    assert vars(asked.session) == vars(Session())
+    assert update.result["visible"] is False
+    assert "deleted" in update.notice
+
+
+def test_a_refused_image_takes_the_previous_answer_off_the_page(asked, tmp_path):
     (tmp_path / "scan.png").write_bytes(b"")
-    asked = replace(question, image=upload(tmp_path / "scan.png"), method="occlusion", stop_event=threading.Event())
-    for update in (handlers.on_new_image(replace(asked, stop_event=None)), *handlers.draw_slow_map(asked)):
-        assert "The file is empty." in update.notice
-        assert 'role="alert"' in update.notice
-        assert update.answer["visible"] is update.reasons["visible"] is False
-        assert update.current_explanation is None
+    update = together(handlers.on_upload(asked, upload(tmp_path / "scan.png")))
+    assert "The file is empty." in update.notice
+    assert 'role="alert"' in update.notice
+    assert update.result["visible"] is False
+    assert asked.session.explanation is None
 
 
-def test_if_a_method_cannot_work_the_answer_is_shown_anyway(question, transformer):
-    update = handlers.on_new_image(replace(question, checkpoint=transformer))
-    assert sum(update.probabilities.values()) == pytest.approx(1)
-    assert "test_vit has none" in update.notice
-    assert update.overlay.size == (160, 160)
-    assert update.current_explanation is None
+def test_no_brain_mri_gets_no_answer_unless_the_visitor_insists(question, scan, tiny, monkeypatch):
+    classifier = load_checkpoint(tiny)
+    warned = replace(classifier, warnings=(PredictionWarning("not_brain_mri", "No brain."),))
+    question.session.explanation = explain(warned, scan)
+    image = Image.open(scan)
+    refused = updates.answered(question, warned, image)
+    assert refused.answer["visible"] is refused.reasons["visible"] is False
+    assert refused.anyway["visible"] is True
+    assert refused.overlay == ""
+    assert "No brain." in refused.notice
+    assert refused.sentence == gr.skip()
+    question.session.accepted = True
+    shown = updates.answered(question, warned, image)
+    assert shown.answer["visible"] is True
+    assert shown.anyway["visible"] is False
+    assert "No brain." in shown.notice
+
+
+def test_evidence_against_offers_the_map_of_the_likeliest_tumor(question, scan, tiny):
+    warned = replace(load_checkpoint(tiny), warnings=(PredictionWarning("evidence_against", "A spot."),))
+    question.session.explanation = explain(warned, scan)
+    update = updates.answered(question, warned, Image.open(scan))
+    suspect = wording.strongest_tumor(warned, question.session.explanation.prediction)
+    assert texts.label_text(suspect) in update.doubt["value"]
+    shown = together(handlers.on_doubt(question))
+    assert shown.target["value"] == question.session.explanation.label == suspect
+
+
+def test_downloads_say_what_is_in_them(asked, scan):
+    explanation = asked.session.explanation
+    asked.session.explanation = explain(load_checkpoint("default"), scan, "grad_cam", "glioma")
+    saved = [Path(save(asked)) for save in (downloads.save_map, downloads.save_numbers, downloads.save_report)]
+    assert [file.name for file in saved] == ["glioma_grad-cam.png", "glioma_grad-cam.json", "glioma_grad-cam.html"]
+    numbers = json.loads(saved[1].read_text())
+    np.testing.assert_allclose(numbers["attribution"], asked.session.explanation.attribution, rtol=1e-4, atol=1e-9)
+    assert numbers["checkpoint"]["revision"] == explanation.prediction.checkpoint.revision
 
 
 def test_the_page_may_show_another_model_with_a_warning(question, tmp_path, monkeypatch):
     use(f"http://127.0.0.1:{free_port()}", tmp_path, monkeypatch)  # the Hub is away
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", "org/never-fetched")
-    update = handlers.on_new_image(replace(question, checkpoint="org/never-fetched"))
-    assert update.current_explanation.prediction.checkpoint.id == bundled_checkpoints()[0]
+    update = together(handlers.on_question(replace(question, checkpoint="org/never-fetched")))
+    assert question.session.explanation.prediction.checkpoint.id == bundled_checkpoints()[0]
     assert "org/never-fetched could not be fetched" in update.notice
 
 
 def test_the_model_is_described_with_its_numbers_and_revision(tiny):
-    text = handlers.describe_model("default")
+    text, methods = handlers.on_model("default")
     assert "95.1\N{NO-BREAK SPACE}%" in text
     assert load_checkpoint(tiny).info.revision in text
     assert Path(tiny).parent.name not in text
+    assert {key for _, key in methods["choices"]} == set(METHODS)
+
+
+def test_each_visitor_has_a_session_of_their_own():
+    one = Session()
+    event = one.begin()
+    assert isinstance(event, threading.Event)
+    assert Session().running is None
+    one.stop()
+    assert event.is_set()

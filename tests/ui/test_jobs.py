@@ -6,7 +6,7 @@ import pytest
 
 from brain_xai import explain, load_checkpoint
 from brain_xai.explanation import Cancelled
-from brain_xai.ui.jobs import BackgroundJob
+from brain_xai.ui.jobs import BackgroundJob, Lane, Waiting
 
 
 def test_a_job_reports_its_steps_and_its_result():
@@ -63,3 +63,52 @@ def test_a_stopped_occlusion_computes_no_further_batch(scan, slow):
     assert done < total
     with pytest.raises(Cancelled):
         job.result()
+
+
+def test_jobs_wait_for_each_other_and_know_their_place():
+    lane, begun, go_on = Lane(), threading.Event(), threading.Event()
+    order = []
+
+    def hold(progress):
+        begun.set()
+        assert go_on.wait(60)
+        order.append("first")
+
+    first = BackgroundJob(hold, threading.Event(), 4.0, lane)
+    assert begun.wait(60)
+    second = BackgroundJob(lambda progress: order.append("second"), threading.Event(), 2.0, lane)
+    third = BackgroundJob(lambda progress: order.append("third"), threading.Event(), 1.0, lane)
+    steps = iter(third)
+    assert next(steps) == Waiting(2, 6.0)
+    go_on.set()
+    for job in (first, second, third):
+        job.result()
+    assert order == ["first", "second", "third"]
+
+
+def test_a_job_that_is_stopped_while_it_waits_leaves_the_lane():
+    lane, go_on, stop_event = Lane(), threading.Event(), threading.Event()
+    first = BackgroundJob(lambda progress: go_on.wait(60), threading.Event(), lane=lane)
+    second = BackgroundJob(lambda progress: "never", stop_event, lane=lane)
+    stop_event.set()
+    with pytest.raises(Cancelled):
+        second.result()
+    go_on.set()
+    assert first.result()
+
+
+def test_a_long_job_lets_others_pass():
+    lane, waits, order = Lane(), threading.Event(), []
+
+    def long(progress):
+        order.append("long begins")
+        assert waits.wait(60)
+        lane.give_way()
+        order.append("long ends")
+
+    first = BackgroundJob(long, threading.Event(), lane=lane)
+    second = BackgroundJob(lambda progress: order.append("short"), threading.Event(), lane=lane)
+    waits.set()
+    second.result()
+    first.result()
+    assert order == ["long begins", "short", "long ends"]
