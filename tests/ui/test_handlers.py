@@ -194,10 +194,8 @@ def test_covering_everything_but_nothing_changes_only_the_rows(asked, scan, tiny
     everything = handlers.on_cover(asked, [(x / 20, y / 20) for x in range(21) for y in range(21)])
     assert asked.session.covered.all()
     black = load_checkpoint(tiny).predict(Image.new("L", (90, 90)))
-    assert (
-        wording.percent(black.probabilities[before.label])
-        in dict((label, text) for text, label in everything.target["choices"])[before.label].split("→")[1].strip()
-    )
+    row = next(text for text, label in everything.target["choices"] if label == before.label)
+    assert row.endswith(f"→ {wording.percent(black.probabilities[before.label])}")
     assert not np.asarray(image_in(everything.scan).convert("L")).any()
     assert asked.session.explanation is before
     uncovered = handlers.on_uncover(asked)
