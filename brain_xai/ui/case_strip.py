@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -170,6 +171,7 @@ def _button(index: int, case: Case, found: str | None, is_chosen: bool) -> str:
     )
 
 
+@cache  # the strip is sent again whenever a case was answered
 def _thumbnail(file: str) -> str:
     """Return a small square version of an image as a data URL, so that the strip costs no further request."""
     with Image.open(file) as image:

@@ -10,6 +10,7 @@ from PIL import Image
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
 from brain_xai.ui import compare, covering, hub_follower, texts, updates, wording
+from brain_xai.ui.case_strip import strip_html
 from brain_xai.ui.cases import Case
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
 from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question
@@ -25,9 +26,11 @@ def on_upload(question: Question, image: Upload) -> Updates:
     yield from on_question(question)
 
 
-def on_case(question: Question, case: Case) -> Updates:
+def on_case(question: Question, case: Case | None) -> Updates:
     """Show a case; one whose truth is known asks for a guess before the model answers."""
     session = question.session
+    if case is None:
+        return
     session.show({"path": case.file}, case)
     if not case.label:
         yield from on_question(question)
@@ -39,6 +42,7 @@ def on_case(question: Question, case: Case) -> Updates:
         return
     yield PageUpdate(
         session,
+        cases=strip_html(session.cases, session.verdicts, case),
         notice="",
         result=SHOWN,
         quiz=SHOWN,

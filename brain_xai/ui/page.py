@@ -12,11 +12,11 @@ from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
 from brain_xai.ui import api, calls, downloads, handlers, texts
-from brain_xai.ui.cases import Case, cases_of
+from brain_xai.ui.case_strip import CaseStrip, cases_strip
 from brain_xai.ui.jobs import QUICK, SLOW
+from brain_xai.ui.language import localized
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
-from brain_xai.ui.viewer import strip_html
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 # These events are not part of the API.
@@ -42,13 +42,12 @@ def build_page() -> gr.Blocks:
         raise SystemExit(texts.NO_CHECKPOINT)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
         gr.HTML(texts.disclaimer(), elem_id="top")
-        cases = cases_of(allowed)
-        components = _choosing(cases)
+        strip, components = _choosing(allowed)
         with gr.Row(visible=False, elem_id="result") as result:
             components |= {"result": result} | _answer_column(allowed) | _map_column()
         components |= _gallery() | _about()
-        components["session"] = gr.State(Session(), time_to_live=KEPT_SECONDS)
-        _wire_questions(components, cases)
+        components["session"] = gr.State(Session(tuple(strip.cases)), time_to_live=KEPT_SECONDS)
+        _wire_questions(components, strip)
         _wire_looks(components)
         _wire_model(page, components)
         api.add_endpoints()
@@ -56,9 +55,10 @@ def build_page() -> gr.Blocks:
     return page
 
 
-def _choosing(cases: list[Case]) -> Components:
+def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
+    gr.HTML(f"<p>{texts.CASES}</p>", elem_id="cases-title")
     with gr.Row(elem_id="choosing"):
-        strip = gr.HTML(strip_html(cases), js_on_load=_script("strip.js"), elem_id="cases")
+        strip = cases_strip(allowed)
         image = gr.HTML(
             html_template=UPLOAD_HTML.format(first=texts.UPLOAD, next=texts.UPLOAD_NEXT, hint=texts.UPLOAD_HINT),
             js_on_load=_script("upload.js"),
@@ -71,8 +71,8 @@ def _choosing(cases: list[Case]) -> Components:
     with gr.Row(elem_id="privacy-line"):
         gr.HTML(f'<p class="fine-print">{texts.PRIVACY}</p>')
         delete = gr.Button(texts.DELETE, size="sm", elem_id="delete")
-    return {
-        "cases": strip,
+    return strip, {
+        "cases": strip.component,
         "image": image,
         "delete": delete,
         "live": gr.HTML(elem_id="live"),
@@ -191,20 +191,20 @@ def _about() -> Components:
     return {"model_card": model_card}
 
 
-def _wire_questions(components: Components, cases: list[Case]) -> None:
+def _wire_questions(components: Components, strip: CaseStrip) -> None:
     """Connect what asks for an answer or a map."""
     question, update = _question(components), _update(components)
 
-    def on_case(event: gr.SelectData, *values: Any) -> Any:
-        yield from handlers.on_case(Question(*values), cases[event.index])
+    def on_case(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        yield from localized(handlers.on_case)(request, Question(*values), strip.chosen(event))
 
-    def on_upload(image: Any, *values: Any) -> Any:
-        yield from handlers.on_upload(Question(*values), image)
+    def on_upload(request: gr.Request, image: Any, *values: Any) -> Any:
+        yield from localized(handlers.on_upload)(request, Question(*values), image)
 
-    def on_guess(guess: str | None, *values: Any) -> Any:
-        yield from handlers.on_guess(Question(*values), guess)
+    def on_guess(request: gr.Request, guess: str | None, *values: Any) -> Any:
+        yield from localized(handlers.on_guess)(request, Question(*values), guess)
 
-    components["cases"].select(on_case, question, update, **DRAWN)
+    components["cases"].click(on_case, question, update, **DRAWN)
     components["image"].upload(on_upload, [components["image"], *question], update, **DRAWN)
     components["guess"].input(on_guess, [components["guess"], *question], update, **DRAWN)
     for name, handler in (
@@ -223,11 +223,11 @@ def _wire_looks(components: Components) -> None:
     """Connect what shows the same answer in another way, covers the scan, or ends something."""
     question, update = _question(components), _update(components)
 
-    def on_tile(event: gr.SelectData, *values: Any) -> PageUpdate:
-        return handlers.on_tile(Question(*values), event.index)
+    def on_tile(request: gr.Request, event: gr.SelectData, *values: Any) -> PageUpdate:
+        return localized(handlers.on_tile)(request, Question(*values), event.index)
 
-    def on_cover(event: gr.SelectData, *values: Any) -> PageUpdate:
-        return handlers.on_cover(Question(*values), event.index)
+    def on_cover(request: gr.Request, event: gr.SelectData, *values: Any) -> PageUpdate:
+        return localized(handlers.on_cover)(request, Question(*values), event.index)
 
     components["gallery"].select(on_tile, question, update, **IMMEDIATE)
     components["scan"].select(on_cover, question, update, show_progress="hidden", **PRIVATE, **QUICK)
@@ -256,7 +256,7 @@ def _wire_model(page: gr.Blocks, components: Components) -> None:
     """Describe the chosen model; the Hub may have another revision since the last visit."""
     for event in (page.load, components["checkpoint"].input):
         event(
-            handlers.on_model,
+            localized(handlers.on_model),
             components["checkpoint"],
             [components["model_card"], components["method"]],
             **IMMEDIATE,
@@ -275,12 +275,12 @@ def _asking(handler: Callable[[Question], Any]) -> Callable[..., Any]:
     """Return a handler of a `Question` as Gradio calls it: with the values of the components, one by one."""
     if inspect.isgeneratorfunction(handler):  # Gradio has to see that this one is a generator function, too
 
-        def asked(*values: Any) -> Any:
-            yield from handler(Question(*values))
+        def asked(request: gr.Request, *values: Any) -> Any:
+            yield from localized(handler)(request, Question(*values))
     else:
 
-        def asked(*values: Any) -> Any:
-            return handler(Question(*values))
+        def asked(request: gr.Request, *values: Any) -> Any:
+            return localized(handler)(request, Question(*values))
 
     return asked
 

@@ -21,6 +21,8 @@ class Session:
     """What the server remembers of one visitor, in memory and only for minutes.
 
     Attributes:
+        cases: The cases that can be chosen.
+        verdicts: What the model made of those that were answered, by file.
         image: The uploaded file, None before the first one.
         case: The case on show, None if the image is the visitor's own.
         guess: What the visitor has guessed about the case; None before that.
@@ -31,6 +33,8 @@ class Session:
         running: Stops the work that is being done for this visitor.
     """
 
+    cases: tuple[Case, ...] = ()
+    verdicts: dict[str, str] = field(default_factory=dict)
     image: Upload = None
     case: Case | None = None
     guess: str | None = None
@@ -43,7 +47,7 @@ class Session:
     def show(self, image: Upload, case: Case | None = None) -> None:
         """Take another image in place of everything that belongs to the previous one."""
         self.stop()
-        self.__init__(image, case)
+        self.__init__(self.cases, self.verdicts, image, case)
 
     def begin(self) -> threading.Event:
         """Stop the work that is being done, and return what stops the next."""
@@ -78,6 +82,7 @@ class PageUpdate(NamedTuple):
     """
 
     session: Any = gr.skip()
+    cases: Any = gr.skip()
     live: Any = gr.skip()
     notice: Any = gr.skip()
     anyway: Any = gr.skip()

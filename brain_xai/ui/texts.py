@@ -20,7 +20,6 @@ DISCLAIMER = (
     "The model can be wrong, even when it seems certain. If you are worried about a scan, ask a doctor.",
 )
 CASES = "Real cases: guess first, then see the answer"
-CASE = "Case {number}"
 UPLOAD = "Choose a brain-MRI slice"
 UPLOAD_NEXT = "Another scan"
 UPLOAD_HINT = f"Drop, paste, or click. {FORMATS_TEXT}, up to {MAX_FILE_BYTES // 2**20} MB"
@@ -36,7 +35,6 @@ DELETED = "Your image and all that was made of it are deleted."
 
 QUIZ = "What do you see?"
 NO_GUESS = "Just show me the answer"
-YOU, MODEL, RADIOLOGISTS = "Your guess:", "Model:", "Known truth:"
 SHOW_BOX = "Radiologists' box"
 ANYWAY = "Show me the answer anyway"
 REFUSED = "This does not look like a brain MRI. No answer."

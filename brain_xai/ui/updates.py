@@ -9,12 +9,14 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from brain_xai.classifier import Classifier
+from brain_xai.classifier import Classifier, Prediction
 from brain_xai.explanation import Cancelled, Explanation, color_scale
 from brain_xai.methods import METHODS
 from brain_xai.overlay import has_outline
 from brain_xai.summary import summarize
 from brain_xai.ui import covering, pace, texts, wording
+from brain_xai.ui.case_strip import strip_html, truth_html
+from brain_xai.ui.cases import verdict
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
 from brain_xai.ui.session import PageUpdate, Question, Session
@@ -74,7 +76,6 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     session, prediction = question.session, question.session.explanation.prediction
     codes = {warning.code for warning in prediction.warnings}
     refused = "not_brain_mri" in codes and not session.accepted
-    truth = wording.truth_html(session.case, session.guess, prediction)
     base = PageUpdate(
         session,
         live=texts.REFUSED if refused else wording.sentence(classifier, prediction),
@@ -82,7 +83,8 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
         anyway=gr.update(visible=refused),
         result=SHOWN,
         quiz=HIDDEN,
-        truth=truth,
+        cases=strip_html(session.cases, verdicts_of(session, prediction), session.case),
+        truth=truth_html(session.case, prediction, session.guess) if session.case else "",
         scan=panel(question, scan),
         **NOTHING_BESIDE,
     )
@@ -99,6 +101,14 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     )
     shown = map_shown(replace(question, method=session.explanation.method), classifier)
     return update._replace(reasons=SHOWN, overlay=shown.overlay, caption=shown.caption)
+
+
+def verdicts_of(session: Session, prediction: Prediction) -> dict[str, str]:
+    """Return what the model made of the cases that were answered, the one on show included."""
+    found = verdict(session.case, prediction) if session.case else None
+    if found:
+        session.verdicts[session.case.file] = found
+    return session.verdicts
 
 
 def map_shown(question: Question, classifier: Classifier) -> PageUpdate:

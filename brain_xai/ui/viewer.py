@@ -2,20 +2,17 @@
 
 import base64
 import io
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from brain_xai.explanation import Explanation
 from brain_xai.overlay import draw_box
 from brain_xai.ui import texts
-from brain_xai.ui.cases import Case
 from brain_xai.ui.session import Question
 
 MAX_SIDE = 1024
-THUMBNAIL_SIDE = 152
 COVERED_COLOR = (0, 0, 0)
 FULL_SCREEN_ICON = (
     '<svg viewBox="0 0 24 24" width="22" height="22" fill="none" stroke="currentColor" stroke-width="2" '
@@ -49,21 +46,6 @@ def draw_map(question: Question, explanation: Explanation) -> Image.Image:
     box = case.box if case and question.show_box else None
     on = "model" if question.as_model else "original"
     return explanation.image(question.opacity, question.outline, on=on, box=box)
-
-
-def strip_html(cases: Sequence[Case]) -> str:
-    """Return the cases as a row of buttons, whose names do not give the answers away."""
-    buttons = "".join(
-        f'<button type="button" data-index="{number}" aria-label="{texts.CASE.format(number=number + 1)}: '
-        f'{escape(case.caption)}" title="{escape(case.caption)}"><img src="{_thumbnail(case.file)}" alt=""></button>'
-        for number, case in enumerate(cases)
-    )
-    return f'<p>{texts.CASES}</p><div class="strip">{buttons}</div>'
-
-
-def _thumbnail(file: str) -> str:
-    with Image.open(file) as image:
-        return data_url(ImageOps.fit(image.convert("RGB"), (THUMBNAIL_SIDE, THUMBNAIL_SIDE)), quality=75)
 
 
 def _panel(image: Image.Image, alt: str, caption: str, kind: str, aspect: float = 0.0) -> str:

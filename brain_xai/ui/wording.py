@@ -7,7 +7,7 @@ from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.methods import METHODS, Method
 from brain_xai.summary import percent
 from brain_xai.ui import texts
-from brain_xai.ui.cases import NOT_A_BRAIN, Case
+from brain_xai.ui.cases import NOT_A_BRAIN
 
 # Below this probability an answer is only the likeliest one.
 LIKELY = 0.5
@@ -72,27 +72,6 @@ def strongest_tumor(classifier: Classifier, prediction: Prediction) -> str | Non
     """Return the likeliest class that is a tumor, None if there is none."""
     tumors = [label for label in prediction.probabilities if is_tumor(classifier, label)]
     return max(tumors, key=prediction.probabilities.__getitem__, default=None)
-
-
-def truth_html(case: Case | None, guess: str | None, prediction: Prediction) -> str:
-    """Return what a case really shows beside what the visitor and the model think, as HTML."""
-    if case is None:
-        return ""
-    lines = []
-    if case.label:
-        names = [(texts.YOU, guess), (texts.MODEL, prediction.label), (texts.RADIOLOGISTS, case.label)]
-        if any(warning.code == "not_brain_mri" for warning in prediction.warnings):
-            names[1] = (texts.MODEL, NOT_A_BRAIN)
-        items = "".join(
-            f'<li class="{"right" if label == case.label else "wrong"}">{who} <strong>{escape(texts.heading(label))}'
-            "</strong></li>"
-            for who, label in names
-            if label
-        )
-        lines.append(f'<ul class="truth">{items}</ul>')
-    lines += [f"<p>{escape(case.lesson)}</p>"] if case.lesson else []
-    lines += [f'<p class="fine-print">{escape(case.credit)}</p>'] if case.credit else []
-    return "".join(lines)
 
 
 def how_good(classifier: Classifier, method: str, label: str) -> str:

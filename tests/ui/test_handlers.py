@@ -32,7 +32,7 @@ def offered(tiny, slow, transformer, monkeypatch):
 
 @pytest.fixture
 def question(scan) -> Question:
-    return Question(Session(upload(scan)))
+    return Question(Session(image=upload(scan)))
 
 
 @pytest.fixture
