@@ -15,6 +15,7 @@ from brain_xai.methods import METHODS
 from brain_xai.ui import pace, texts, wording
 from brain_xai.ui.inputs import read_upload
 from brain_xai.ui.jobs import LANE, BackgroundJob, Progress, Waiting
+from brain_xai.ui.language import _
 from brain_xai.ui.session import PageUpdate, Question
 from brain_xai.ui.viewer import draw_map
 
@@ -55,7 +56,7 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
     comparison = Comparison(classifier, scan, ordered(classifier), label, stop_event)
     job = BackgroundJob(comparison.draw, stop_event, comparison.seconds())
     session.maps = {}
-    images = [(_saved(scan.convert("RGB")), texts.THE_SCAN)]
+    images = [(_saved(scan.convert("RGB")), _(texts.THE_SCAN))]
     for step in job:
         if isinstance(step, Waiting):
             yield PageUpdate(progress=texts.waiting(*step))
@@ -87,4 +88,4 @@ def _left_out(classifier: Classifier) -> str:
     """Return which methods cannot work on the model, as HTML."""
     possible = wording.usable(classifier)
     missing = [method.title for key, method in METHODS.items() if key not in possible]
-    return f'<p class="fine-print">{texts.LEFT_OUT.format(methods=", ".join(missing))}</p>' if missing else ""
+    return f'<p class="fine-print">{_(texts.LEFT_OUT, methods=", ".join(missing))}</p>' if missing else ""

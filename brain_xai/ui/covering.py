@@ -12,6 +12,7 @@ from brain_xai.explanation import Explanation
 from brain_xai.preprocess import to_original
 from brain_xai.summary import percent
 from brain_xai.ui import texts
+from brain_xai.ui.language import _
 from brain_xai.ui.wording import bars, rows, sentence
 
 # Radius of a spot, as a fraction of the scan's longer side.
@@ -45,7 +46,8 @@ def ask(classifier: Classifier, gray: Image.Image, covered: np.ndarray, before: 
     after = cover(classifier, gray, covered)
     choices = rows(after, before)
     label = before.label
-    change = texts.COVERED.format(
+    change = _(
+        texts.COVERED,
         now=sentence(classifier, after),
         label=texts.heading(label),
         before=percent(before.probabilities[label]),

@@ -13,7 +13,8 @@ from brain_xai.ui import compare, covering, hub_follower, texts, updates, wordin
 from brain_xai.ui.case_strip import strip_html
 from brain_xai.ui.cases import Case
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
-from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question
+from brain_xai.ui.language import _
+from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question, Session
 from brain_xai.ui.updates import HIDDEN, NO_JOB, NOTHING_BESIDE, NOTHING_COVERED, SHOWN
 from brain_xai.ui.viewer import scan_html
 
@@ -49,7 +50,7 @@ def on_case(question: Question, case: Case | None) -> Updates:
         guess=gr.update(choices=wording.guesses(classifier), value=None),
         answer=HIDDEN,
         reasons=HIDDEN,
-        scan=scan_html(question, None, scan, case.caption),
+        scan=scan_html(question, None, scan, _(case.caption)),
         overlay="",
         truth="",
         anyway=HIDDEN,
@@ -198,6 +199,12 @@ def on_delete(question: Question) -> PageUpdate:
     return PageUpdate(question.session, notice=deleted, anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
 
 
+def on_load(session: Session) -> tuple[str, ...]:
+    """Return what stands on the page from the beginning, in the visitor's language."""
+    cases = strip_html(session.cases, session.verdicts, session.case)
+    return texts.disclaimer(), texts.cases_title(), cases, texts.privacy(), texts.how_to_read()
+
+
 def on_model(checkpoint: str) -> tuple[str, dict]:
     """Return the description of a model, and its methods to choose from."""
     try:
@@ -215,7 +222,7 @@ def warm_up() -> None:
         classifier = get_classifier("default", allow_fallback=True)
     except UserError:  # the page shows it, and the other models work
         return
-    for _ in range(2):  # the second map is as quick as all that follow
+    for _again in range(2):  # the second map is as quick as all that follow
         updates.explained(classifier, Image.new("L", (64, 64)), updates.possible(classifier, FIRST_METHOD), "predicted")
 
 

@@ -14,7 +14,7 @@ from brain_xai.preprocess import MAX_FILE_BYTES
 from brain_xai.ui import api, calls, downloads, handlers, texts
 from brain_xai.ui.case_strip import CaseStrip, cases_strip
 from brain_xai.ui.jobs import QUICK, SLOW
-from brain_xai.ui.language import localized
+from brain_xai.ui.language import CATALOGS, ENGLISH, label, localized
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
 
@@ -27,9 +27,11 @@ DRAWN = {"trigger_mode": "multiple", "show_progress": "hidden", **PRIVATE, **SLO
 # The components of the page by the names that `Question` and `PageUpdate` use.
 Components = dict[str, Block]
 
-UPLOAD_HTML = """<label class="drop">
-<input type="file" aria-label="{first}"><strong class="first">{first}</strong><strong class="next">{next}</strong>
-<span>{hint}</span><span class="note" role="status"></span></label>"""
+# The browser chooses the language.
+UPLOAD_HTML = """${((say) => `<label class="drop"><input type="file" aria-label="${say.first}">
+<strong class="first">${say.first}</strong><strong class="next">${say.next}</strong>
+<span>${say.hint}</span><span class="note" role="status"></span></label>`)(
+words[navigator.language.slice(0, 2)] || words.en)}"""
 
 
 def build_page() -> gr.Blocks:
@@ -41,8 +43,9 @@ def build_page() -> gr.Blocks:
     if not allowed:
         raise SystemExit(texts.NO_CHECKPOINT)
     with gr.Blocks(title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS)) as page:
-        gr.HTML(texts.disclaimer(), elem_id="top")
+        top = gr.HTML(texts.disclaimer(), elem_id="top")
         strip, components = _choosing(allowed)
+        components["top"] = top
         with gr.Row(visible=False, elem_id="result") as result:
             components |= {"result": result} | _answer_column(allowed) | _map_column()
         components |= _gallery() | _about()
@@ -56,45 +59,45 @@ def build_page() -> gr.Blocks:
 
 
 def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
-    gr.HTML(f"<p>{texts.CASES}</p>", elem_id="cases-title")
+    cases_title = gr.HTML(texts.cases_title(), elem_id="cases-title")
     with gr.Row(elem_id="choosing"):
         strip = cases_strip(allowed)
         image = gr.HTML(
-            html_template=UPLOAD_HTML.format(first=texts.UPLOAD, next=texts.UPLOAD_NEXT, hint=texts.UPLOAD_HINT),
+            html_template=UPLOAD_HTML,
             js_on_load=_script("upload.js"),
             elem_id="image",
             limit=MAX_FILE_BYTES,
-            too_large=texts.TOO_LARGE,
-            uploading=texts.UPLOADING,
-            failed=texts.UPLOAD_FAILED,
+            words={code: _upload_words(code) for code in (ENGLISH, *CATALOGS)},
         )
     with gr.Row(elem_id="privacy-line"):
-        gr.HTML(f'<p class="fine-print">{texts.PRIVACY}</p>')
-        delete = gr.Button(texts.DELETE, size="sm", elem_id="delete")
+        privacy = gr.HTML(texts.privacy())
+        delete = gr.Button(label(texts.DELETE), size="sm", elem_id="delete")
     return strip, {
+        "cases_title": cases_title,
         "cases": strip.component,
+        "privacy": privacy,
         "image": image,
         "delete": delete,
         "live": gr.HTML(elem_id="live"),
         "notice": gr.HTML(elem_id="notice"),
-        "anyway": gr.Button(texts.ANYWAY, visible=False, elem_id="anyway"),
+        "anyway": gr.Button(label(texts.ANYWAY), visible=False, elem_id="anyway"),
     }
 
 
 def _answer_column(allowed: list[str]) -> Components:
     with gr.Column(scale=2, min_width=300):
         with gr.Column(visible=False, elem_id="quiz") as quiz:
-            guess = gr.Radio([], label=texts.QUIZ, elem_id="guess")
-            no_guess = gr.Button(texts.NO_GUESS, elem_id="no-guess")
+            guess = gr.Radio([], label=label(texts.QUIZ), elem_id="guess")
+            no_guess = gr.Button(label(texts.NO_GUESS), elem_id="no-guess")
         with gr.Column(visible=False, elem_id="answer") as answer:
             sentence = gr.HTML(elem_id="sentence")
             doubt = gr.Button(visible=False, elem_id="doubt")
-            target = gr.Radio([], label=texts.TARGET_LABEL, elem_id="target")
+            target = gr.Radio([], label=label(texts.TARGET_LABEL), elem_id="target")
             covered = gr.HTML(elem_id="covered")
             checkpoint = gr.Radio(
                 [(texts.checkpoint_choice(name), name) for name in allowed],
                 value=allowed[0],
-                label=texts.CHECKPOINT_LABEL,
+                label=label(texts.CHECKPOINT_LABEL),
                 visible=len(allowed) > 1,
                 elem_id="checkpoint",
             )
@@ -120,7 +123,7 @@ def _map_column() -> Components:
             overlay = gr.HTML(elem_id="overlay", js_on_load=_script("panel.js"))
         with gr.Column(visible=False, elem_id="reasons") as reasons:
             progress = gr.HTML(elem_id="progress")
-            cancel = gr.Button(texts.CANCEL, size="sm", visible=False, elem_id="cancel")
+            cancel = gr.Button(label(texts.CANCEL), size="sm", visible=False, elem_id="cancel")
             caption = gr.HTML(elem_id="caption")
             controls = _controls()
     return {
@@ -138,20 +141,24 @@ def _controls() -> Components:
     methods = [(method.title, method.key) for method in METHODS.values()]
     with gr.Row(elem_id="controls"):
         method = gr.Dropdown(
-            methods, value=FIRST_METHOD, label=texts.METHOD_LABEL, info=texts.METHOD_INFO, elem_id="method"
+            methods,
+            value=FIRST_METHOD,
+            label=label(texts.METHOD_LABEL),
+            info=label(texts.METHOD_INFO),
+            elem_id="method",
         )
-        opacity = gr.Slider(0, 1, OPACITY, step=0.05, label=texts.OPACITY_LABEL, elem_id="opacity", buttons=[])
+        opacity = gr.Slider(0, 1, OPACITY, step=0.05, label=label(texts.OPACITY_LABEL), elem_id="opacity", buttons=[])
     with gr.Row(elem_id="toggles"):
-        outline = gr.Checkbox(False, label=texts.OUTLINE_LABEL, elem_id="outline")
-        as_model = gr.Checkbox(False, label=texts.AS_MODEL_LABEL, elem_id="as-model")
-        show_box = gr.Checkbox(False, label=texts.SHOW_BOX, visible=False, elem_id="show-box")
+        outline = gr.Checkbox(False, label=label(texts.OUTLINE_LABEL), elem_id="outline")
+        as_model = gr.Checkbox(False, label=label(texts.AS_MODEL_LABEL), elem_id="as-model")
+        show_box = gr.Checkbox(False, label=label(texts.SHOW_BOX), visible=False, elem_id="show-box")
     with gr.Row(elem_id="actions"):
-        cover = gr.Button(texts.COVER_STRONGEST, size="sm", elem_id="cover")
-        uncover = gr.Button(texts.UNCOVER, size="sm", visible=False, elem_id="uncover")
-        compare = gr.Button(texts.COMPARE, size="sm", elem_id="compare")
-        save_map = gr.Button(texts.SAVE_MAP, size="sm", elem_id="save-map")
-        save_numbers = gr.Button(texts.SAVE_NUMBERS, size="sm", elem_id="save-numbers")
-        save_report = gr.Button(texts.SAVE_REPORT, size="sm", elem_id="save-report")
+        cover = gr.Button(label(texts.COVER_STRONGEST), size="sm", elem_id="cover")
+        uncover = gr.Button(label(texts.UNCOVER), size="sm", visible=False, elem_id="uncover")
+        compare = gr.Button(label(texts.COMPARE), size="sm", elem_id="compare")
+        save_map = gr.Button(label(texts.SAVE_MAP), size="sm", elem_id="save-map")
+        save_numbers = gr.Button(label(texts.SAVE_NUMBERS), size="sm", elem_id="save-numbers")
+        save_report = gr.Button(label(texts.SAVE_REPORT), size="sm", elem_id="save-report")
         file = gr.DownloadButton("", visible="hidden", elem_id="file")
     return {
         "method": method,
@@ -184,11 +191,11 @@ def _gallery() -> Components:
 
 
 def _about() -> Components:
-    with gr.Accordion(texts.HOW_TO_READ, open=False):
-        gr.Markdown(texts.how_to_read())
-    with gr.Accordion(texts.ABOUT_MODEL, open=False):
+    with gr.Accordion(label(texts.HOW_TO_READ), open=False):
+        how_to_read = gr.Markdown(texts.how_to_read())
+    with gr.Accordion(label(texts.ABOUT_MODEL), open=False):
         model_card = gr.Markdown(elem_id="model-card")
-    return {"model_card": model_card}
+    return {"model_card": model_card, "how_to_read": how_to_read}
 
 
 def _wire_questions(components: Components, strip: CaseStrip) -> None:
@@ -253,7 +260,9 @@ def _wire_looks(components: Components) -> None:
 
 
 def _wire_model(page: gr.Blocks, components: Components) -> None:
-    """Describe the chosen model; the Hub may have another revision since the last visit."""
+    """Speak the visitor's language, and describe the chosen model, of which the Hub may have another revision."""
+    spoken = [components[name] for name in ("top", "cases_title", "cases", "privacy", "how_to_read")]
+    page.load(localized(handlers.on_load), components["session"], spoken, **IMMEDIATE)
     for event in (page.load, components["checkpoint"].input):
         event(
             localized(handlers.on_model),
@@ -283,6 +292,19 @@ def _asking(handler: Callable[[Question], Any]) -> Callable[..., Any]:
             return localized(handler)(request, Question(*values))
 
     return asked
+
+
+def _upload_words(code: str) -> dict[str, str]:
+    """Return what the place to choose an image says in a language."""
+    words = {
+        "first": texts.UPLOAD,
+        "next": texts.UPLOAD_NEXT,
+        "hint": texts.UPLOAD_HINT,
+        "large": texts.TOO_LARGE,
+        "busy": texts.UPLOADING,
+        "failed": texts.UPLOAD_FAILED,
+    }
+    return {name: CATALOGS.get(code, {}).get(sentence, sentence) for name, sentence in words.items()}
 
 
 def _script(name: str) -> str:

@@ -11,6 +11,7 @@ from brain_xai.classifier import CheckpointInfo, PredictionWarning
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import FORMATS_TEXT, MAX_FILE_BYTES
 from brain_xai.ui.cases import NOT_A_BRAIN
+from brain_xai.ui.language import _, translated
 from brain_xai.ui.privacy import KEPT_MINUTES
 
 TITLE = "Brain XAI"
@@ -62,13 +63,13 @@ ABOUT_MODEL = "About this model"
 HOW_TO_READ = "How to read the colors"
 PRIVACY_TITLE = "Privacy"
 
-READING = """
-- **Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, the
-  more the area counts. Where you see the plain gray scan, the image hardly mattered.
-- Full color stands for the same evidence in every image, so a pale map means that the model found little evidence.
-- A map shows what **the model** used, not where a tumor is. A model can be right for the wrong reason.
-- Colors on the skull, outside the head, or on written text are a warning: do not trust the answer then.
-"""
+READING = (
+    "**Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, "
+    "the more the area counts. Where you see the plain gray scan, the image hardly mattered.",
+    "Full color stands for the same evidence in every image, so a pale map means that the model found little evidence.",
+    "A map shows what **the model** used, not where a tumor is. A model can be right for the wrong reason.",
+    "Colors on the skull, outside the head, or on written text are a warning: do not trust the answer then.",
+)
 SIGNED = "Orange speaks for it, blue against it."
 UNSIGNED = "The more orange, the more an area matters; this kind of map does not tell for from against."
 HITS = "In test scans with {label}, such maps point into the tumor in {hits}; a blind guess does in {chance}."
@@ -92,7 +93,6 @@ NO_CHECKPOINT = (
     "BRAIN_XAI_CHECKPOINTS."
 )
 
-# The API page shows these as the descriptions of the endpoints.
 # Only display text: the checkpoint defines the classes. Never the bare words "no tumor", because the model can only
 # fail to recognize one.
 NO_TUMOR = "notumor"
@@ -109,6 +109,9 @@ SPLIT_TEXTS = {
     "official": LEAKY_SPLIT,
 }
 NOT_MEASURED = "How often this model is right has not been measured. Treat its answer as a demonstration only."
+AT_HOME = "Right on {right} test scans of its own collection."
+AT_HOME_MISSING = "Right on {right} test scans of its own collection, missing {missed} tumors."
+ELSEWHERE = "On scans from other collections it told tumor from no tumor in {worst} to {best} of 100."
 NOT_MEASURED_ELSEWHERE = "It has not been measured on scans from other collections; expect it to be worse there."
 # A kind of scans from another collection counts from this number of scans on; fewer say too little.
 MIN_SCANS = 50
@@ -116,7 +119,7 @@ MIN_SCANS = 50
 
 def label_text(label: str) -> str:
     """Return the text of a class key: "notumor" -> "no tumor recognized", "low_grade" -> "low grade"."""
-    return LABEL_TEXTS.get(label, label.replace("_", " "))
+    return _(LABEL_TEXTS.get(label, label.replace("_", " ")))
 
 
 def heading(label: str) -> str:
@@ -127,7 +130,7 @@ def heading(label: str) -> str:
 
 def guess_text(label: str) -> str:
     """Return the text of a class as somebody who looks at a scan says it: a visitor's guess, or the truth."""
-    return TRUTH_TEXTS.get(label, heading(label))
+    return _(TRUTH_TEXTS[label]) if label in TRUTH_TEXTS else heading(label)
 
 
 def checkpoint_choice(checkpoint: str) -> str:
@@ -136,7 +139,7 @@ def checkpoint_choice(checkpoint: str) -> str:
     file = folder / "metrics.json" if folder else None
     accuracy = read_json(file).get("test", {}).get("accuracy") if file and file.is_file() else None
     name = checkpoint_text(checkpoint).removeprefix("bundled/")
-    return f"{name}: right on {of_100(accuracy['value'])}" if accuracy else name
+    return f"{name} · {of_100(accuracy['value'])}" if accuracy else name
 
 
 def is_tumor(label: str) -> bool:
@@ -177,54 +180,59 @@ def revision_refused(checkpoint: str, revision: str) -> str:
 
 def gallery_label(label: str) -> str:
     """Return the heading of the maps side by side."""
-    return f"All kinds of maps for {label_text(label)}, best measured first; tap one to enlarge it"
+    return _("All kinds of maps for {label}, best measured first; tap one to enlarge it", label=label_text(label))
 
 
 def disclaimer() -> str:
     """Return the title and the disclaimer as HTML."""
-    first, second = DISCLAIMER
-    return f'<h1>{TAGLINE}</h1><p class="disclaimer" role="note"><strong>{first}</strong> {second}</p>'
+    first, second = map(_, DISCLAIMER)
+    return f'<h1>{_(TAGLINE)}</h1><p class="disclaimer" role="note"><strong>{first}</strong> {second}</p>'
+
+
+def cases_title() -> str:
+    """Return the heading of the cases as HTML."""
+    return f"<p>{_(CASES)}</p>"
 
 
 def how_to_read() -> str:
     """Return in Markdown how to read a map, and what each method shows, with its paper."""
-    methods = "\n".join(f"- **[{method.title}]({method.paper}).** {method.summary}" for method in METHODS.values())
-    return f"{READING}\n{methods}"
+    methods = [f"- **[{method.title}]({method.paper}).** {_(method.summary)}" for method in METHODS.values()]
+    return "\n".join([*(f"- {_(sentence)}" for sentence in READING), "", *methods])
+
+
+def privacy() -> str:
+    """Return what happens to an image as HTML."""
+    return f'<p class="fine-print">{_(PRIVACY)}</p>'
 
 
 def progress(done: int, total: int, seconds: float) -> str:
     """Return a progress bar with the seconds left as HTML."""
-    bar = f'<progress value="{done}" max="{total}" aria-label="Progress"></progress>'
-    left = f"about {round(seconds)} s left" if seconds >= 1.5 else "nearly done"
+    bar = f'<progress value="{done}" max="{total}" aria-label="{_("Progress")}"></progress>'
+    left = _("about {seconds} s left", seconds=round(seconds)) if seconds >= 1.5 else _("nearly done")
     return f"{bar} <span>{left if done < total else ''}</span>"
 
 
 def waiting(before: int, seconds: float) -> str:
     """Return how many maps of others come first as HTML."""
     if not before:
-        return "<p>Starting …</p>"
-    place = "You are next" if before == 1 else f"{before} maps are before yours"
-    return f"<p>{place}, about {max(round(seconds), 1)} s.</p>"
-
-
-def warning(warning: PredictionWarning) -> str:
-    """Return the sentence of a warning."""
-    return warning.message
+        return f"<p>{_('Starting …')}</p>"
+    place = "You are next, about {seconds} s." if before == 1 else "{before} maps are before yours, about {seconds} s."
+    return f"<p>{_(place, before=before, seconds=max(round(seconds), 1))}</p>"
 
 
 def notice(sentence: str) -> str:
     """Return something to know as HTML that screen readers read when they are idle."""
-    return f'<p class="notice" role="status">{escape(sentence)}</p>'
+    return f'<p class="notice" role="status">{escape(translated(sentence))}</p>'
 
 
 def error(sentence: str) -> str:
     """Return what went wrong as HTML that screen readers announce."""
-    return f'<p class="notice error" role="alert">{escape(sentence)}</p>'
+    return f'<p class="notice error" role="alert">{escape(translated(sentence))}</p>'
 
 
 def doubt(label: str) -> str:
     """Return the text of the button that explains the likeliest tumor."""
-    return f"Show what speaks for {label_text(label)}"
+    return _("Show what speaks for {label}", label=label_text(label))
 
 
 def plain(html: str) -> str:
@@ -236,13 +244,13 @@ def measured(metrics: Mapping) -> str:
     """Return how often a model is right at home and elsewhere, in whole numbers, from the content of metrics.json."""
     numbers = metrics.get("test", {})
     if "accuracy" not in numbers:
-        return NOT_MEASURED
-    missed = numbers.get("tumor_miss_rate")
-    sentences = [f"Right on {of_100(numbers['accuracy']['value'])} test scans of its own collection"]
-    sentences[0] += f", missing {of_100(missed['value'])} tumors." if missed else "."
-    sentences.append(_elsewhere(metrics))
+        return _(NOT_MEASURED)
+    values = {"right": of_100(numbers["accuracy"]["value"])}
+    if numbers.get("tumor_miss_rate"):
+        values["missed"] = of_100(numbers["tumor_miss_rate"]["value"])
+    sentences = [_(AT_HOME_MISSING if "missed" in values else AT_HOME, **values), _elsewhere(metrics)]
     if metrics.get("split") == "official":
-        sentences.append(LEAKY_SPLIT)
+        sentences.append(_(LEAKY_SPLIT))
     return " ".join(sentences)
 
 
@@ -252,9 +260,9 @@ def _elsewhere(metrics: Mapping) -> str:
     entries = [kind["tumor_or_not"] for name, kind in kinds.items() if name != "test"]
     shares = [entry["value"] for entry in entries if entry["n"] >= MIN_SCANS]
     if not shares:
-        return NOT_MEASURED_ELSEWHERE
+        return _(NOT_MEASURED_ELSEWHERE)
     worst, best = round(100 * min(shares)), round(100 * max(shares))
-    return f"On scans from other collections it told tumor from no tumor in {worst} to {best} of 100."
+    return _(ELSEWHERE, worst=worst, best=best)
 
 
 def about_model(info: CheckpointInfo, metrics: Mapping, messages: Sequence[PredictionWarning] = ()) -> str:
@@ -292,5 +300,5 @@ def of_100(fraction: float) -> str:
     """Return a measured fraction as people count; never all or none, which no sample can show."""
     count = round(100 * fraction)
     if count in (0, 100):
-        return "more than 99 of 100" if count else "fewer than 1 of 100"
-    return f"{count} of 100"
+        return _("more than 99 of 100") if count else _("fewer than 1 of 100")
+    return _("{count} of 100", count=count)

@@ -19,6 +19,7 @@ from brain_xai.ui.case_strip import strip_html, truth_html
 from brain_xai.ui.cases import verdict
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
+from brain_xai.ui.language import _
 from brain_xai.ui.session import PageUpdate, Question, Session
 from brain_xai.ui.viewer import draw_map, map_html, scan_html
 
@@ -78,7 +79,7 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     refused = "not_brain_mri" in codes and not session.accepted
     base = PageUpdate(
         session,
-        live=texts.REFUSED if refused else wording.sentence(classifier, prediction),
+        live=_(texts.REFUSED) if refused else wording.sentence(classifier, prediction),
         notice=wording.warnings_html(prediction.warnings),
         anyway=gr.update(visible=refused),
         result=SHOWN,
@@ -124,9 +125,9 @@ def words(question: Question, classifier: Classifier) -> str:
     """Return what is said below the visitor's map, as HTML."""
     explanation = question.session.explanation
     others = [other for other in question.session.maps.values() if other.target == explanation.target]
-    sentence = summarize(explanation, others, classifier).sentence
+    sentence = summarize(explanation, others, classifier).text(_)
     if question.outline and not has_outline(explanation):
-        sentence = f"{sentence} {texts.NO_OUTLINE}"
+        sentence = f"{sentence} {_(texts.NO_OUTLINE)}"
     measured = ""  # it holds for the class that was recognized, and says nothing about another one
     if explanation.label == explanation.prediction.label:
         measured = wording.how_good(classifier, explanation.method, explanation.label)
@@ -201,12 +202,12 @@ def _preview(question: Question, classifier: Classifier, attribution: np.ndarray
         signed=method.signed,
     )
     image = last.view if question.as_model else last.original
-    return PageUpdate(overlay=map_html(draw_map(question, partial), texts.SO_FAR, image.width / image.height))
+    return PageUpdate(overlay=map_html(draw_map(question, partial), _(texts.SO_FAR), image.width / image.height))
 
 
 def panel(question: Question, scan: Image.Image) -> str:
     """Return the panel of the scan, on which spots can be covered."""
-    return scan_html(question, question.session.explanation, scan, "" if question.as_model else texts.TAP)
+    return scan_html(question, question.session.explanation, scan, "" if question.as_model else _(texts.TAP))
 
 
 def covered(question: Question, region: Callable[[Classifier, Image.Image], np.ndarray | None]) -> PageUpdate:
@@ -220,7 +221,7 @@ def covered(question: Question, region: Callable[[Classifier, Image.Image], np.n
         return refusal(session, error)
     mask = region(classifier, scan)
     if mask is None:
-        return PageUpdate(session, covered=f"<p>{texts.NO_OUTLINE}</p>")
+        return PageUpdate(session, covered=f"<p>{_(texts.NO_OUTLINE)}</p>")
     session.covered = mask
     words, rows = covering.ask(classifier, scan, mask, session.explanation.prediction)
     return PageUpdate(session, covered=words, uncover=SHOWN, target=gr.update(choices=rows), scan=panel(question, scan))

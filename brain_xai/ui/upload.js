@@ -1,20 +1,21 @@
 // The place to choose an image: any file, dropped, pasted or picked, so that a wrong one gets our own sentence.
+const say = () => props.words[navigator.language.slice(0, 2)] || props.words.en;
 const note = () => element.querySelector(".note");
 
 async function send(file) {
   if (!file) return;
   if (file.size > props.limit) {
-    note().textContent = props.too_large;
+    note().textContent = say().large;
     return;
   }
-  note().textContent = props.uploading;
+  note().textContent = say().busy;
   try {
     const { path, url } = await upload(file);
     props.value = { path, url, size: file.size, meta: { _type: "gradio.FileData" } };
     note().textContent = "";
     trigger("upload");
   } catch (error) {
-    note().textContent = props.failed;
+    note().textContent = say().failed;
   }
 }
 

@@ -10,6 +10,7 @@ from PIL import Image
 from brain_xai.explanation import Explanation
 from brain_xai.overlay import draw_box
 from brain_xai.ui import texts
+from brain_xai.ui.language import _
 from brain_xai.ui.session import Question
 
 MAX_SIDE = 1024
@@ -32,7 +33,7 @@ def scan_html(question: Question, explanation: Explanation | None, gray: Image.I
         image = Image.fromarray(pixels)
     if question.show_box and session.case and session.case.box and not question.as_model:
         image = draw_box(image, session.case.box)
-    return _panel(image, texts.SCAN_ALT, caption, "tappable" if caption == texts.TAP else "")
+    return _panel(image, _(texts.SCAN_ALT), caption, "tappable" if caption == _(texts.TAP) else "")
 
 
 def map_html(image: Image.Image, alt: str, aspect: float) -> str:
@@ -54,7 +55,7 @@ def _panel(image: Image.Image, alt: str, caption: str, kind: str, aspect: float 
     return (
         f'<figure class="panel {kind}" style="--aspect:{aspect:.3f}"><img src="{data_url(image)}" alt="{escape(alt)}" '
         f'width="{image.width}" height="{image.height}" draggable="false">'
-        f'<button type="button" class="full-screen" aria-label="{texts.FULL_SCREEN}" title="{texts.FULL_SCREEN}">'
+        f'<button type="button" class="full-screen" aria-label="{_(texts.FULL_SCREEN)}" title="{_(texts.FULL_SCREEN)}">'
         f"{FULL_SCREEN_ICON}</button>{words}</figure>"
     )
 

@@ -8,6 +8,7 @@ from brain_xai.methods import METHODS, Method
 from brain_xai.summary import percent
 from brain_xai.ui import texts
 from brain_xai.ui.cases import NOT_A_BRAIN
+from brain_xai.ui.language import _, translated
 
 # Below this probability an answer is only the likeliest one.
 LIKELY = 0.5
@@ -26,7 +27,7 @@ def sentence(classifier: Classifier, prediction: Prediction) -> str:
         wording = texts.NOTHING_RECOGNIZED
     else:
         wording = texts.RECOGNIZED if probability >= LIKELY else texts.MOST_LIKELY
-    return wording.format(name=name, certainty=percent(probability))
+    return _(wording, name=name, certainty=percent(probability))
 
 
 def answer_html(classifier: Classifier, prediction: Prediction) -> str:
@@ -34,7 +35,7 @@ def answer_html(classifier: Classifier, prediction: Prediction) -> str:
     name, _, rest = sentence(classifier, prediction).partition(":")
     lines = [f'<h2><strong>{escape(name)}</strong><span class="certainty">{escape(rest.strip())}</span></h2>']
     if not is_tumor(classifier, prediction.label):
-        lines.append(f"<p><strong>{texts.NOT_RULED_OUT}</strong> {texts.UNKNOWN_DISEASES}</p>")
+        lines.append(f"<p><strong>{_(texts.NOT_RULED_OUT)}</strong> {_(texts.UNKNOWN_DISEASES)}</p>")
     return "".join(lines) + f'<p class="fine-print">{escape(texts.measured(classifier.metrics))}</p>'
 
 
@@ -65,7 +66,7 @@ def bars(prediction: Prediction, choices: Sequence[tuple[str, str]]) -> str:
 def warnings_html(warnings: Sequence[PredictionWarning]) -> str:
     """Return warnings as HTML, "" if there are none; what makes an answer meaningless comes first."""
     ordered = sorted(warnings, key=lambda warning: warning.code != "not_brain_mri")
-    return "".join(f'<p class="notice warning">{escape(texts.warning(warning))}</p>' for warning in ordered)
+    return "".join(f'<p class="notice warning">{escape(translated(warning.message))}</p>' for warning in ordered)
 
 
 def strongest_tumor(classifier: Classifier, prediction: Prediction) -> str | None:
@@ -82,7 +83,7 @@ def how_good(classifier: Classifier, method: str, label: str) -> str:
     hits, chance = (_pointing(measured.get(key)) for key in (method, "uniform"))
     if hits is None or chance is None:
         return ""
-    return texts.HITS.format(label=texts.label_text(label), hits=texts.of_100(hits), chance=texts.of_100(chance))
+    return _(texts.HITS, label=texts.label_text(label), hits=texts.of_100(hits), chance=texts.of_100(chance))
 
 
 def method_choices(classifier: Classifier, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -100,7 +101,7 @@ def usable(classifier: Classifier) -> list[str]:
 
 def caption_html(method: Method, label: str, sentence: str, quality: str) -> str:
     """Return the words below a map: what it explains and shows, how to read it, how good such maps are."""
-    colors = texts.SIGNED if method.signed else texts.UNSIGNED
+    colors = _(texts.SIGNED if method.signed else texts.UNSIGNED)
     return (
         f"<p><strong>{escape(method.title)}, {escape(texts.label_text(label))}.</strong> {escape(sentence)}</p>"
         f'<p class="fine-print">{colors} {escape(quality)}</p>'

@@ -7,7 +7,9 @@ from PIL import Image
 
 from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.classifier import CheckpointInfo, Prediction, PredictionWarning
+from brain_xai.trust import MESSAGES
 from brain_xai.ui import texts, wording
+from brain_xai.ui.language import CATALOGS
 from tests.helpers.served import METRICS
 
 INFO = CheckpointInfo("org/model", "abc", "resnet18")
@@ -146,3 +148,12 @@ def test_the_summary_of_a_map_is_its_alternative_text(tiny):
     caption = wording.caption_html(METHODS["grad_cam"], explanation.label, "Nothing stands out.", "")
     assert texts.plain(caption).startswith("Grad-CAM, glioma.")
     assert "Nothing stands out." in texts.plain(caption)
+
+
+def test_what_the_page_says_is_known_in_german():
+    said = {name: value for name, value in vars(texts).items() if name.isupper() and isinstance(value, str)}
+    for name in ("TITLE", "FORMATS_TEXT", "NO_TUMOR", "NOT_A_BRAIN", "NO_CHECKPOINT", "CHECKPOINT_UNAVAILABLE"):
+        del said[name]  # names, or sentences for maintainers
+    sentences = {*said.values(), *texts.DISCLAIMER, *texts.READING, *texts.LABEL_TEXTS.values()}
+    sentences |= {method.summary for method in METHODS.values()} | set(MESSAGES.values())
+    assert not sentences - set(CATALOGS["de"])
