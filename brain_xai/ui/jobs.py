@@ -11,10 +11,11 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from brain_xai.explanation import Cancelled
 
-# Gradio's two queues: functions that share a `concurrency_id` wait for each other. Quick predictions are never blocked
-# by slow maps; slow ones wait in `LANE`, which can tell them their place and lets short ones pass.
+# Gradio's queues: functions that share a `concurrency_id` wait for each other. Quick predictions are never blocked by
+# slow maps. What the page draws waits in `LANE` instead, which tells the place and lets short work pass.
 QUICK = {"concurrency_id": "quick", "concurrency_limit": 1}
-SLOW = {"concurrency_id": "slow", "concurrency_limit": 24}
+SLOW = {"concurrency_id": "slow", "concurrency_limit": 1}
+PAGE = {"concurrency_id": "page", "concurrency_limit": 24}
 POLL_SECONDS = 0.5
 
 Result = TypeVar("Result")

@@ -13,7 +13,7 @@ from brain_xai.methods import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
 from brain_xai.ui import api, calls, downloads, handlers, texts
 from brain_xai.ui.case_strip import CaseStrip, cases_strip
-from brain_xai.ui.jobs import QUICK, SLOW
+from brain_xai.ui.jobs import PAGE, QUICK
 from brain_xai.ui.language import CATALOGS, ENGLISH, label, localized
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
@@ -23,7 +23,7 @@ KEPT_SECONDS = 60 * KEPT_MINUTES
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 IMMEDIATE = {"queue": False, "show_progress": "hidden", **PRIVATE}
 # Whoever asks again is not kept waiting for the answer to the previous question, which a handler stops.
-DRAWN = {"trigger_mode": "multiple", "show_progress": "hidden", **PRIVATE, **SLOW}
+DRAWN = {"trigger_mode": "multiple", "show_progress": "hidden", **PRIVATE, **PAGE}
 # The components of the page by the names that `Question` and `PageUpdate` use.
 Components = dict[str, Block]
 

@@ -17,7 +17,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from brain_xai.ui import handlers
-from brain_xai.ui.handlers import Question
+from brain_xai.ui.session import Question, Session
 from tests.helpers.scans import make_scan
 from tests.helpers.served import served, upload
 
@@ -96,10 +96,10 @@ def test_through_the_api(endpoint, bad, client, capfd):
 
 def test_on_the_page(bad, client):
     file, wrong, to_do = bad
-    update = handlers.on_new_image(Question(upload(file)))
+    [update] = handlers.on_upload(Question(Session()), upload(file))
     assert wrong in update.notice
     assert to_do in update.notice
-    assert update.answer["visible"] is False
+    assert update.result["visible"] is False
 
 
 @pytest.mark.parametrize("endpoint", ["/predict", "/explain"])
