@@ -9,7 +9,7 @@ from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
-from brain_xai.ui import compare, covering, hub_follower, texts, updates, wording
+from brain_xai.ui import about, compare, covering, hub_follower, texts, updates, wording
 from brain_xai.ui.case_strip import strip_html
 from brain_xai.ui.cases import Case
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
@@ -205,14 +205,21 @@ def on_load(session: Session) -> tuple[str, ...]:
     return texts.disclaimer(), texts.cases_title(), cases, texts.privacy(), texts.how_to_read()
 
 
-def on_model(checkpoint: str) -> tuple[str, dict]:
-    """Return the description of a model, and its methods to choose from."""
+def on_model(checkpoint: str) -> tuple:
+    """Return a model's methods to choose from, and what the folded sections say: model, data, limits, links."""
     try:
         classifier = get_classifier(checkpoint, allow_fallback=True)
     except UserError as error:
-        return error.message, gr.skip()
-    description = texts.about_model(classifier.info, classifier.metrics, classifier.warnings)
-    return description, updates.method_list(classifier)
+        return gr.skip(), error.message, "", "", ""
+    info = classifier.info
+    description = texts.about_model(info, classifier.metrics, classifier.warnings)
+    return (
+        updates.method_list(classifier),
+        f"{description}\n\n{about.models(allowed_checkpoints())}",
+        about.data(info.id),
+        about.limits(info.id),
+        f"{about.links(info.id)}\n\n{about.cite(info.id, info.revision)}",
+    )
 
 
 def warm_up() -> None:

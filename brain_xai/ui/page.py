@@ -193,9 +193,16 @@ def _gallery() -> Components:
 def _about() -> Components:
     with gr.Accordion(label(texts.HOW_TO_READ), open=False):
         how_to_read = gr.Markdown(texts.how_to_read())
-    with gr.Accordion(label(texts.ABOUT_MODEL), open=False):
-        model_card = gr.Markdown(elem_id="model-card")
-    return {"model_card": model_card, "how_to_read": how_to_read}
+    sections = {}
+    for name, title in (
+        ("model_card", texts.ABOUT_MODEL),
+        ("data", texts.ABOUT_DATA),
+        ("limits", texts.LIMITS),
+        ("links", texts.LINKS),
+    ):
+        with gr.Accordion(label(title), open=False):
+            sections[name] = gr.Markdown(elem_id=name.replace("_", "-"))
+    return {"how_to_read": how_to_read, **sections}
 
 
 def _wire_questions(components: Components, strip: CaseStrip) -> None:
@@ -267,7 +274,7 @@ def _wire_model(page: gr.Blocks, components: Components) -> None:
         event(
             localized(handlers.on_model),
             components["checkpoint"],
-            [components["model_card"], components["method"]],
+            [components[name] for name in ("method", "model_card", "data", "limits", "links")],
             **IMMEDIATE,
         )
 

@@ -289,11 +289,13 @@ def test_the_page_may_show_another_model_with_a_warning(question, tmp_path, monk
 
 
 def test_the_model_is_described_with_its_numbers_and_revision(tiny):
-    text, methods = handlers.on_model("default")
+    methods, text, _, limits, links = handlers.on_model("default")
     assert "95.1\N{NO-BREAK SPACE}%" in text
     assert load_checkpoint(tiny).info.revision in text
     assert Path(tiny).parent.name not in text
     assert {key for _, key in methods["choices"]} == set(METHODS)
+    assert "diagnosis" in limits
+    assert "bibtex" in links
 
 
 def test_each_visitor_has_a_session_of_their_own():
