@@ -124,7 +124,6 @@ def _map_column() -> Components:
         with gr.Column(visible=False, elem_id="reasons") as reasons:
             progress = gr.HTML(elem_id="progress")
             cancel = gr.Button(label(texts.CANCEL), size="sm", visible=False, elem_id="cancel")
-            caption = gr.HTML(elem_id="caption")
             controls = _controls()
     return {
         "scan": scan,
@@ -132,7 +131,6 @@ def _map_column() -> Components:
         "reasons": reasons,
         "progress": progress,
         "cancel": cancel,
-        "caption": caption,
         **controls,
     }
 
@@ -148,6 +146,7 @@ def _controls() -> Components:
             elem_id="method",
         )
         opacity = gr.Slider(0, 1, OPACITY, step=0.05, label=label(texts.OPACITY_LABEL), elem_id="opacity", buttons=[])
+    caption = gr.HTML(elem_id="caption")
     with gr.Row(elem_id="toggles"):
         outline = gr.Checkbox(False, label=label(texts.OUTLINE_LABEL), elem_id="outline")
         as_model = gr.Checkbox(False, label=label(texts.AS_MODEL_LABEL), elem_id="as-model")
@@ -163,6 +162,7 @@ def _controls() -> Components:
     return {
         "method": method,
         "opacity": opacity,
+        "caption": caption,
         "outline": outline,
         "as_model": as_model,
         "show_box": show_box,
