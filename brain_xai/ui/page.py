@@ -17,6 +17,7 @@ from brain_xai.ui.jobs import PAGE, QUICK
 from brain_xai.ui.language import CATALOGS, ENGLISH, label, localized
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, PageUpdate, Question, Session
+from brain_xai.ui.visitors import Belongings
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 # These events are not part of the API.
@@ -53,6 +54,10 @@ def build_page() -> gr.Blocks:
         _wire_questions(components, strip)
         _wire_looks(components)
         _wire_model(page, components)
+        belongings = Belongings(page)
+        components["image"].upload(belongings.forget_previous, components["image"], None, **IMMEDIATE)
+        components["delete"].click(belongings.forget, None, None, **IMMEDIATE)
+        page.unload(belongings.forget)
         api.add_endpoints()
     calls.accept_calls(page)
     return page
