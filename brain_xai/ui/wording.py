@@ -32,7 +32,7 @@ def sentence(classifier: Classifier, prediction: Prediction) -> str:
 
 def answer_html(classifier: Classifier, prediction: Prediction) -> str:
     """Return the answer with what it does not say, and how often such answers are right, as HTML."""
-    name, _, rest = sentence(classifier, prediction).partition(":")
+    name, _colon, rest = sentence(classifier, prediction).partition(":")
     lines = [f'<h2><strong>{escape(name)}</strong><span class="certainty">{escape(rest.strip())}</span></h2>']
     if not is_tumor(classifier, prediction.label):
         lines.append(f"<p><strong>{_(texts.NOT_RULED_OUT)}</strong> {_(texts.UNKNOWN_DISEASES)}</p>")
