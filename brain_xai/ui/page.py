@@ -31,7 +31,7 @@ Components = dict[str, Block]
 # The browser chooses the language.
 UPLOAD_HTML = """${((say) => `<label class="drop"><input type="file" aria-label="${say.first}">
 <strong class="first">${say.first}</strong><strong class="next">${say.next}</strong>
-<span>${say.hint}</span><span class="note" role="status"></span></label>`)(
+<span class="hint">${say.hint}</span><span class="note" role="status"></span></label>`)(
 words[navigator.language.slice(0, 2)] || words.en)}"""
 
 
@@ -93,7 +93,7 @@ def _answer_column(allowed: list[str]) -> Components:
     with gr.Column(scale=2, min_width=300):
         with gr.Column(visible=False, elem_id="quiz") as quiz:
             guess = gr.Radio([], label=label(texts.QUIZ), elem_id="guess")
-            no_guess = gr.Button(label(texts.NO_GUESS), elem_id="no-guess")
+            no_guess = gr.Button(label(texts.NO_GUESS), size="sm", elem_id="no-guess")
         with gr.Column(visible=False, elem_id="answer") as answer:
             sentence = gr.HTML(elem_id="sentence")
             doubt = gr.Button(visible=False, elem_id="doubt")
