@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
-from brain_xai.ui import api, calls, downloads, handlers, texts
+from brain_xai.ui import api, calls, downloads, handlers, study_page, texts
 from brain_xai.ui.case_strip import CaseStrip, cases_strip
 from brain_xai.ui.jobs import PAGE, QUICK
 from brain_xai.ui.language import CATALOGS, ENGLISH, label, localized
@@ -49,7 +49,9 @@ def build_page() -> gr.Blocks:
         components["top"] = top
         with gr.Row(visible=False, elem_id="result") as result:
             components |= {"result": result} | _answer_column(allowed) | _map_column()
-        components |= _gallery() | _about()
+        components |= _gallery()
+        study_page.add(components["checkpoint"])
+        components |= _about()
         components["session"] = gr.State(Session(tuple(strip.cases)), time_to_live=KEPT_SECONDS)
         _wire_questions(components, strip)
         _wire_looks(components)
