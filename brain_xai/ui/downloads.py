@@ -1,4 +1,4 @@
-"""What a visitor can save: the map and its numbers. The names of the files say what is in them."""
+"""What a visitor can save: the map, its numbers, and a page to print. The names of the files say what is in them."""
 
 import io
 import json
@@ -8,8 +8,9 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from brain_xai.explanation import Explanation
+from brain_xai.report import report_html
 from brain_xai.ui import texts
-from brain_xai.ui.inputs import UserError
+from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.session import Question
 from brain_xai.ui.viewer import draw_map
 
@@ -37,6 +38,12 @@ def save_numbers(question: Question) -> str:
         "attribution": [[float(f"{value:.5g}") for value in row] for row in explanation.attribution],
     }
     return _saved(question, json.dumps(facts).encode(), "json")
+
+
+def save_report(question: Question) -> str:
+    """Return the path of one page to print."""
+    page = report_html(get_classifier(question.checkpoint, allow_fallback=True), _shown(question))
+    return _saved(question, page.encode(), "html")
 
 
 def _shown(question: Question) -> Explanation:

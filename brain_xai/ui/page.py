@@ -164,6 +164,7 @@ def _controls() -> Components:
         compare = gr.Button(label(texts.COMPARE), size="sm", elem_id="compare")
         save_map = gr.Button(label(texts.SAVE_MAP), size="sm", elem_id="save-map")
         save_numbers = gr.Button(label(texts.SAVE_NUMBERS), size="sm", elem_id="save-numbers")
+        save_report = gr.Button(label(texts.SAVE_REPORT), size="sm", elem_id="save-report")
         file = gr.DownloadButton("", visible="hidden", elem_id="file")
     return {
         "method": method,
@@ -177,6 +178,7 @@ def _controls() -> Components:
         "compare": compare,
         "save_map": save_map,
         "save_numbers": save_numbers,
+        "save_report": save_report,
         "file": file,
     }
 
@@ -264,6 +266,7 @@ def _wire_looks(components: Components) -> None:
     for name, save in (
         ("save_map", downloads.save_map),
         ("save_numbers", downloads.save_numbers),
+        ("save_report", downloads.save_report),
     ):
         components[name].click(_asking(save), question, components["file"], **PRIVATE, **QUICK).success(
             None, js="() => document.querySelector('#file').click()"

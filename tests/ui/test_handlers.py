@@ -273,8 +273,8 @@ def test_evidence_against_offers_the_map_of_the_likeliest_tumor(question, scan, 
 def test_downloads_say_what_is_in_them(asked, scan):
     explanation = asked.session.explanation
     asked.session.explanation = explain(load_checkpoint("default"), scan, "grad_cam", "glioma")
-    saved = [Path(save(asked)) for save in (downloads.save_map, downloads.save_numbers)]
-    assert [file.name for file in saved] == ["glioma_grad-cam.png", "glioma_grad-cam.json"]
+    saved = [Path(save(asked)) for save in (downloads.save_map, downloads.save_numbers, downloads.save_report)]
+    assert [file.name for file in saved] == ["glioma_grad-cam.png", "glioma_grad-cam.json", "glioma_grad-cam.html"]
     numbers = json.loads(saved[1].read_text())
     np.testing.assert_allclose(numbers["attribution"], asked.session.explanation.attribution, rtol=1e-4, atol=1e-9)
     assert numbers["checkpoint"]["revision"] == explanation.prediction.checkpoint.revision
