@@ -11,6 +11,7 @@ from brain_xai.explanation import Explanation
 from brain_xai.report import report_html
 from brain_xai.ui import texts
 from brain_xai.ui.inputs import UserError, get_classifier
+from brain_xai.ui.language import _
 from brain_xai.ui.session import Question
 from brain_xai.ui.viewer import draw_map
 
@@ -42,7 +43,8 @@ def save_numbers(question: Question) -> str:
 
 def save_report(question: Question) -> str:
     """Return the path of one page to print."""
-    page = report_html(get_classifier(question.checkpoint, allow_fallback=True), _shown(question))
+    classifier = get_classifier(question.checkpoint, allow_fallback=True)
+    page = report_html(classifier, _shown(question), translate=_, label_text=texts.label_text)
     return _saved(question, page.encode(), "html")
 
 
