@@ -87,7 +87,7 @@ def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
         "delete": delete,
         "live": gr.HTML(elem_id="live"),
         "notice": gr.HTML(elem_id="notice"),
-        "anyway": gr.Button(label(texts.ANYWAY), visible=False, elem_id="anyway"),
+        "anyway": gr.Button(label(texts.ANYWAY), size="sm", visible=False, elem_id="anyway"),
     }
 
 
