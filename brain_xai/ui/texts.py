@@ -64,7 +64,6 @@ ABOUT_DATA = "The data, and what is wrong with it"
 LIMITS = "What the model cannot do"
 LINKS = "Papers, code, licenses, and how to cite"
 HOW_TO_READ = "How to read the colors"
-PRIVACY_TITLE = "Privacy"
 
 READING = (
     "**Orange** speaks **for** the class that is explained, **blue** speaks **against** it. The stronger the color, "
