@@ -10,10 +10,9 @@ from brain_xai.classifier import Classifier, Prediction
 from brain_xai.cover import cover
 from brain_xai.explanation import Explanation
 from brain_xai.preprocess import to_original
-from brain_xai.summary import percent
 from brain_xai.ui import texts
 from brain_xai.ui.language import _
-from brain_xai.ui.wording import bars, rows, sentence
+from brain_xai.ui.wording import bars, percent, rows, sentence
 
 # Radius of a spot, as a fraction of the scan's longer side.
 RADIUS = 0.07

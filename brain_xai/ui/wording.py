@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from brain_xai import summary
 from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.methods import METHODS, Method
-from brain_xai.summary import percent
 from brain_xai.ui import texts
 from brain_xai.ui.cases import NOT_A_BRAIN
 from brain_xai.ui.language import _, translated
@@ -17,6 +17,11 @@ LIKELY = 0.5
 def is_tumor(classifier: Classifier, label: str) -> bool:
     """Return whether a map for a class can point at a tumor."""
     return label != (classifier.no_tumor_label or texts.NO_TUMOR)
+
+
+def percent(fraction: float) -> str:
+    """Return a probability as whole percent, never none or all, in the visitor's language."""
+    return translated(summary.percent(fraction))
 
 
 def sentence(classifier: Classifier, prediction: Prediction) -> str:
