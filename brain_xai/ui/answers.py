@@ -1,11 +1,16 @@
-"""What the API answers with: predictions, explanations and methods as JSON."""
+"""What the API answers with: predictions, explanations and methods as JSON, maps and tables as files."""
 
 import inspect
+import io
+from collections.abc import Iterable
 from dataclasses import asdict
 
+import numpy as np
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
-from brain_xai.classifier import Classifier, Prediction
+from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.explanation import Explanation
 from brain_xai.framing import frame
 from brain_xai.methods import METHODS
@@ -19,11 +24,6 @@ API_SETTINGS = ("window", "stride")
 def describe_prediction(prediction: Prediction) -> dict:
     """Return the answer without its warnings: `label` and calibrated `probabilities`."""
     return {"label": prediction.label, "probabilities": prediction.probabilities}
-
-
-def describe_warnings(prediction: Prediction) -> list[dict]:
-    """Return what must be known about an answer: {"code", "message"} each."""
-    return [asdict(warning) for warning in prediction.warnings]
 
 
 def describe_input(classifier: Classifier, scan: Image.Image) -> dict:
@@ -86,9 +86,33 @@ def describe_checkpoint(classifier: Classifier) -> dict:
     return asdict(classifier.info) | {"label_names": list(classifier.label_names), "metrics": metrics}
 
 
-def describe_provenance(explanation: Explanation) -> dict:
-    """Return which weights answered, and what must be known about the answer."""
+def describe_provenance(explanation: Explanation, warnings: Iterable[PredictionWarning] = ()) -> dict:
+    """Return which weights answered, and what must be known about the answer, with further `warnings`."""
     return {
-        "warnings": describe_warnings(explanation.prediction),
+        "warnings": [asdict(warning) for warning in (*explanation.prediction.warnings, *warnings)],
         "checkpoint": asdict(explanation.prediction.checkpoint),
     }
+
+
+def save_attribution(explanation: Explanation) -> str:
+    """Save an attribution as .npy and return its path."""
+    buffer = io.BytesIO()
+    np.save(buffer, explanation.attribution)
+    return _save(buffer.getvalue(), "attribution.npy")
+
+
+def save_attributions(explanations: dict[str, Explanation]) -> str:
+    """Save attributions by the keys of their methods as .npz and return its path."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{key: explanation.attribution for key, explanation in explanations.items()})
+    return _save(buffer.getvalue(), "attributions.npz")
+
+
+def save_text(text: str, name: str) -> str:
+    """Save a text and return its path."""
+    return _save(text.encode(), name)
+
+
+def _save(content: bytes, name: str) -> str:
+    """Save a file in Gradio's own folder, because only files there are deleted."""
+    return save_bytes_to_cache(content, name, get_upload_folder())

@@ -1,11 +1,10 @@
-"""The public API: what /predict, /explain, /compare, /methods and /checkpoints accept and answer.
+"""The public API: what /predict, /explain, /compare, /batch, /methods and /checkpoints accept and answer.
 
 Their docstrings are what callers read: on the API page, through `view_api()`, and as the descriptions of MCP tools.
+`endpoints` makes endpoints of them.
 """
 
 import contextvars
-import inspect
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -13,16 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import gradio as gr
-import numpy as np
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from brain_xai.checkpoint.catalog import allowed_checkpoints, checkpoint_folder
-from brain_xai.checkpoint.schema import CheckpointError, read_json
-from brain_xai.explanation import Explanation, MethodNotApplicable
+from brain_xai.checkpoint.catalog import allowed_checkpoints
+from brain_xai.explanation import MethodNotApplicable
 from brain_xai.methods import METHODS
-from brain_xai.ui import answers, study_api
+from brain_xai.ui import answers
+from brain_xai.ui.batch import BadBatch, predict_all, to_csv, unpack
 from brain_xai.ui.inputs import (
     Upload,
     UserError,
@@ -30,13 +26,13 @@ from brain_xai.ui.inputs import (
     explain_or_refuse,
     get_classifier,
     read_upload,
+    read_uploads,
 )
-from brain_xai.ui.jobs import QUICK, SLOW, BackgroundJob, Progress
+from brain_xai.ui.jobs import BackgroundJob, Progress
 
 # A finer grid of windows would keep everybody else waiting for minutes.
 MIN_STRIDE = 1 / 32
 SIZES = ("original", "model")
-IMAGE_FORMS = "One slice: an uploaded file (in Python, handle_file(path)) or a data URL."
 Answer = TypeVar("Answer")
 
 
@@ -53,49 +49,6 @@ class ExplainCall:
     size: str = "original"
     window: float | None = None
     stride: float | None = None
-
-
-def add_endpoints() -> None:
-    """Define the endpoints in the current page.
-
-    They are events of hidden components, because these give the API its types, its default values and files that are
-    deleted: `gr.api` derives types from the annotations, but neither accepts an upload nor deletes what it returns.
-    """
-    with gr.Column(visible=False):
-        image = _image()
-        checkpoint = gr.Dropdown(["default", *allowed_checkpoints()], value="default", label="checkpoint")
-        method = gr.Dropdown(list(METHODS), value="grad_cam", label="method")
-        target = gr.Dropdown(["predicted", *_labels()], value="predicted", label="target")
-        options = [
-            gr.Slider(0, 1, 0.7, step=0.01, label="opacity"),
-            gr.Checkbox(False, label="outline"),
-            gr.Dropdown(list(SIZES), value="original", label="size"),
-            gr.Number(None, label="window"),
-            gr.Number(None, label="stride"),
-        ]
-        overlay = gr.Image(format="png", label="overlay", buttons=[])
-        attribution = gr.File(label="attribution")
-        attributions = gr.File(label="attributions")
-        gallery = gr.Gallery(format="png", label="gallery", buttons=[])
-        facts = {
-            name: gr.JSON(label=name) for name in ("prediction", "explanation", "comparison", "methods", "checkpoints")
-        }
-        call = gr.Button()
-
-    def endpoint(function: Callable, inputs: list, outputs: Any, queue: dict) -> None:
-        call.click(function, inputs, outputs, api_name=function.__name__, preprocess=False, **queue)
-
-    endpoint(predict, [image, checkpoint], facts["prediction"], QUICK)
-    endpoint(
-        _taking(ExplainCall, explain),
-        [image, checkpoint, method, target, *options],
-        [overlay, attribution, facts["explanation"]],
-        SLOW,
-    )
-    endpoint(compare, [image, checkpoint, target], [gallery, attributions, facts["comparison"]], SLOW)
-    endpoint(methods, [checkpoint], facts["methods"], QUICK)
-    endpoint(checkpoints, [], facts["checkpoints"], QUICK)
-    study_api.add_endpoint(checkpoint, method)
 
 
 def predict(image: Upload, checkpoint: str = "default") -> dict:
@@ -118,7 +71,7 @@ def predict(image: Upload, checkpoint: str = "default") -> dict:
         **answers.describe_prediction(prediction),
         "checkpoint": asdict(prediction.checkpoint),
         "input": answers.describe_input(classifier, scan),
-        "warnings": answers.describe_warnings(prediction),
+        "warnings": [asdict(warning) for warning in prediction.warnings],
         "seconds": _seconds_since(start),
     }
 
@@ -161,7 +114,7 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
             **answers.describe_provenance(explanation),
             "seconds": _seconds_since(start),
         }
-        return explanation.image(call.opacity, call.outline), _saved(explanation), facts
+        return explanation.image(call.opacity, call.outline), answers.save_attribution(explanation), facts
 
     return await _stop_with_caller(work)
 
@@ -193,12 +146,49 @@ async def compare(
             "methods": {key: answers.describe_numbers(classifier, entry) for key, entry in explanations.items()},
             "not_applicable": comparison.not_applicable,
             "input": answers.describe_input(classifier, scan),
-            **answers.describe_provenance(first),
+            **answers.describe_provenance(first, classifier.disagreement_warnings(comparison.explanations)),
             "seconds": _seconds_since(start),
         }
-        return [(entry.image(), key) for key, entry in explanations.items()], _saved_together(explanations), facts
+        return (
+            [(entry.image(), key) for key, entry in explanations.items()],
+            answers.save_attributions(explanations),
+            facts,
+        )
 
     return await _stop_with_caller(work)
+
+
+async def batch(files: list[dict] | None, checkpoint: str = "default") -> tuple[dict, str]:
+    """Classify many brain-MRI slices at once; what is wrong with one file does not keep the others from an answer.
+
+    Answers with JSON and the same table as CSV. The JSON holds `rows`, one for each image in the given order: `file`
+    (its name as given), `label`, `probabilities`, `warnings` (codes) and `error` (a sentence; "" if there is none);
+    `messages` {code of a warning: message}, `failed` (how many rows have an error), `checkpoint` and `seconds`. Cells
+    of the CSV that a spreadsheet would take for a formula begin with an apostrophe. Reports its progress in images.
+
+    Args:
+        files: Up to 1,000 image files, or a zip of them (at most 64 MB).
+        checkpoint: As for `predict`.
+    """
+
+    def work(progress: Progress) -> tuple[dict, str]:
+        start = time.perf_counter()
+        classifier = get_classifier(checkpoint)
+        try:
+            images = unpack(read_uploads(files))
+        except BadBatch as error:
+            raise UserError(str(error)) from error
+        table = predict_all(classifier, images, progress)
+        facts = {
+            "rows": [asdict(row) for row in table.rows],
+            "messages": table.messages,
+            "failed": sum(bool(row.error) for row in table.rows),
+            "checkpoint": asdict(classifier.info),
+            "seconds": _seconds_since(start),
+        }
+        return facts, answers.save_text(to_csv(table.rows, classifier.label_names), "predictions.csv")
+
+    return await _stop_with_caller(work, "images")
 
 
 def methods(checkpoint: str = "default") -> list[dict]:
@@ -233,37 +223,6 @@ def checkpoints() -> list[dict]:
     return listed
 
 
-def _image() -> gr.Image:
-    image = gr.Image(type="filepath", image_mode=None, label="image", buttons=[])
-    # Gradio's own example, which is in every snippet of the API page, is a photograph of a bus on another server.
-    image.example_payload = lambda: {"path": "scan.png", "meta": {"_type": "gradio.FileData"}}
-    described = image.api_info() | {"additional_description": IMAGE_FORMS}  # Gradio's names addresses, too
-    image.api_info = lambda: described
-    return image
-
-
-def _labels() -> list[str]:
-    """Return the labels of all checkpoints that are on this disk, without loading their weights."""
-    labels: dict[str, None] = {}
-    for folder in filter(None, map(checkpoint_folder, allowed_checkpoints())):
-        try:
-            labels.update(dict.fromkeys(map(str, read_json(folder / "config.json").get("label_names", ()))))
-        except CheckpointError:  # `get_classifier` says what is wrong with it
-            continue
-    return list(labels)
-
-
-def _taking(call: type, function: Callable) -> Callable:
-    """Return an endpoint as Gradio calls it, with the fields of a dataclass as arguments."""
-
-    async def endpoint(*values: Any) -> Any:
-        return await function(call(*values))
-
-    endpoint.__name__, endpoint.__doc__ = function.__name__, function.__doc__
-    endpoint.__signature__ = inspect.signature(call)
-    return endpoint
-
-
 def _checked_options(call: ExplainCall) -> dict[str, float]:
     """Return the settings of the method; raises `UserError` for options that make no sense."""
     _check_number("opacity", call.opacity, 0, 1)
@@ -282,14 +241,14 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
         raise UserError(f"{name} must be a number from {low} to {high}.")
 
 
-async def _stop_with_caller(work: Callable[[Progress], Answer]) -> Answer:
+async def _stop_with_caller(work: Callable[[Progress], Answer], unit: str = "passes") -> Answer:
     """Run work in the background, reporting its progress; when the caller cancels, it also ends on the server."""
     stop_event = threading.Event()
     report, context = gr.Progress(), contextvars.copy_context()  # Gradio finds the caller in the context
 
     def reporting(progress: Progress) -> Answer:
         def step(done: int, total: int, preview: object = None) -> None:
-            context.run(report, (done, total), unit="passes")
+            context.run(report, (done, total), unit=unit)
             progress(done, total)
 
         return work(step)
@@ -299,25 +258,6 @@ async def _stop_with_caller(work: Callable[[Progress], Answer]) -> Answer:
         return await job.wait()
     finally:
         stop_event.set()
-
-
-def _saved(explanation: Explanation) -> str:
-    """Save the attribution and return its path."""
-    buffer = io.BytesIO()
-    np.save(buffer, explanation.attribution)
-    return _to_upload_folder(buffer, "attribution.npy")
-
-
-def _saved_together(explanations: dict[str, Explanation]) -> str:
-    """Save the attributions by the keys of their methods and return the path."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{key: entry.attribution for key, entry in explanations.items()})
-    return _to_upload_folder(buffer, "attributions.npz")
-
-
-def _to_upload_folder(content: io.BytesIO, name: str) -> str:
-    """Save a file in Gradio's own folder, because only files there are deleted; return its path."""
-    return save_bytes_to_cache(content.getvalue(), name, get_upload_folder())
 
 
 def _seconds_since(start: float) -> float:

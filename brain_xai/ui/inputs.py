@@ -17,6 +17,7 @@ from brain_xai.explanation import Explanation, MethodNotApplicable, explain
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import UnreadableImage, read_image
 from brain_xai.ui import hub_follower, texts
+from brain_xai.ui.batch import MAX_NAME_LENGTH, NamedFile
 from brain_xai.ui.jobs import Progress
 
 # An uploaded image as Gradio describes it without `preprocess`: its own decoder clips 16 bits and hides errors.
@@ -76,6 +77,17 @@ def read_upload(image: Upload) -> Image.Image:
         return read_image(path)
     except UnreadableImage as error:
         raise UserError(str(error)) from error
+
+
+def read_uploads(files: Sequence[Upload] | None) -> list[NamedFile]:
+    """Return uploaded files with the names they were given; raises `UserError`."""
+    named = []
+    for file in files or ():
+        path = Path((file or {}).get("path") or "")
+        if not path.is_file():
+            raise UserError(texts.IMAGE_EXPIRED)
+        named.append(NamedFile(str(file.get("orig_name") or path.name)[:MAX_NAME_LENGTH], path))
+    return named
 
 
 def read_target(labels: Sequence[str], target: Any) -> Any:

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
-from brain_xai.ui import api, calls, downloads, handlers, study_page, texts
+from brain_xai.ui import calls, downloads, endpoints, handlers, study_page, texts
 from brain_xai.ui.case_strip import CaseStrip, cases_strip
 from brain_xai.ui.jobs import PAGE, QUICK
 from brain_xai.ui.language import CATALOGS, ENGLISH, label, localized
@@ -60,7 +60,7 @@ def build_page() -> gr.Blocks:
         components["image"].upload(belongings.forget_previous, components["image"], None, **IMMEDIATE)
         components["delete"].click(belongings.forget, None, None, **IMMEDIATE)
         page.unload(belongings.forget)
-        api.add_endpoints()
+        endpoints.add_endpoints()
     calls.accept_calls(page)
     return page
 

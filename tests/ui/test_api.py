@@ -203,17 +203,16 @@ def test_a_class_may_be_spelled_differently(target, client, scan):
 
 def test_progress_and_the_place_in_the_queue_are_reported(client, scan, slow):
     question = {"image": handle_file(scan), "checkpoint": slow, "method": "occlusion", "api_name": "/explain"}
-    first, second = client.submit(**question), client.submit(**question)
-    try:
-        assert wait_until(lambda: first.status().progress_data)
-        [step] = first.status().progress_data
-        assert 0 < step.index <= step.length
-        assert step.unit == "passes"
-        assert wait_until(lambda: second.status().code is Status.IN_QUEUE)
-        assert second.status().rank == 0
-    finally:
-        second.cancel()
-        first.cancel()
+    running = client.submit(**question)
+    assert wait_until(lambda: running.status().progress_data)
+    [step] = running.status().progress_data
+    assert 0 < step.index <= step.length
+    assert step.unit == "passes"
+    waiting = client.submit(**question)
+    assert wait_until(lambda: waiting.status().code is Status.IN_QUEUE)
+    assert waiting.status().rank == 0
+    waiting.cancel()
+    running.cancel()
     assert wait_until(lambda: not job_threads())
 
 

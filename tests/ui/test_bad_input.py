@@ -170,10 +170,10 @@ def test_an_image_may_be_sent_in_other_forms(form, address, client, tmp_path):
 
 
 # What a caller may send instead of a list of arguments, and what no argument is meant to be.
-ODD = [None, True, -1, 1.5, "", "x", [], [[]], {}, {"path": []}, {"path": "/etc/passwd"}, {"a": {"url": "file:///"}}]
+ODD = [None, -1, "x", [[]], {"path": ["/etc/passwd"]}, {"a": {"url": "file:///etc/passwd"}}]
 
 
-@pytest.mark.parametrize("name", ["predict", "explain", "compare", "methods", "checkpoints", "show", "nothing"])
+@pytest.mark.parametrize("name", ["predict", "explain", "batch", "methods", "show", "nothing"])
 def test_no_call_shows_a_traceback_or_a_path(name, address, tiny):
     private = ['File "', "site-packages", "Traceback", "/etc", '"error": null', '"error":null', str(Path.cwd())]
     answers = [call(address, name, data) for data in [*ODD, *([value] for value in ODD), [None] * 20]]
@@ -183,7 +183,7 @@ def test_no_call_shows_a_traceback_or_a_path(name, address, tiny):
     for answer in answers:
         assert answer
         assert not [word for word in private if word in answer.replace(tiny, "")], answer
-    if name not in ("methods", "checkpoints"):  # these two need no argument
+    if name != "methods":  # which needs no argument
         assert all('"error"' in answer or "event_id" in answer for answer in answers)
 
 
