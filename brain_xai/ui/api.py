@@ -17,6 +17,7 @@ from PIL import Image
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import MethodNotApplicable
 from brain_xai.methods import METHODS
+from brain_xai.summary import summarize
 from brain_xai.ui import answers
 from brain_xai.ui.batch import BadBatch, predict_all, to_csv, unpack
 from brain_xai.ui.inputs import (
@@ -33,6 +34,7 @@ from brain_xai.ui.jobs import BackgroundJob, Progress
 # A finer grid of windows would keep everybody else waiting for minutes.
 MIN_STRIDE = 1 / 32
 SIZES = ("original", "model")
+BARS = ("words", "numbers", "none")
 Answer = TypeVar("Answer")
 
 
@@ -47,6 +49,7 @@ class ExplainCall:
     opacity: float = 0.7
     outline: bool = False
     size: str = "original"
+    bar: str = "words"
     window: float | None = None
     stride: float | None = None
 
@@ -83,8 +86,8 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
     [model_height, model_width]; > 0 speaks for the class, < 0 against it) and JSON: `method`, `target` (index of the
     explained class), `label` (its name), `prediction` (the model's own `label` and `probabilities`), `unit` and `scale`
     (the attribution drawn in full color) and `signed` (whether evidence against the class can be shown), `settings`,
-    `quality` (how good the maps of this method were on test images, null if not measured), `input`, `warnings` and
-    `checkpoint` as in `predict`, and `seconds`. Reports its progress in forward passes.
+    `quality` (how good the maps of this method were on test images, null if not measured), `summary` (one sentence: where
+    the evidence is, and what covering it changes), `input`, `warnings` and `checkpoint` as in `predict`, and `seconds`. Reports its progress in forward passes.
 
     Args:
         image: As for `predict`.
@@ -94,6 +97,7 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
         opacity: Opacity of full color in the overlay, 0 to 1.
         outline: Whether to draw a line around the strongest evidence.
         size: Draw on the "original" image, or on what the "model" saw of it.
+        bar: What the color bar below the overlay says: "words", "numbers" (with the unit), or "none" for no bar.
         window: Occlusion only: side of the square that covers the image, as a fraction of it; 0.2 if null.
         stride: Occlusion only: distance of two squares, likewise; from 1/32 to `window`, 1/16 if null.
     """
@@ -110,11 +114,13 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
             "method": explanation.method,
             **answers.describe_subject(explanation),
             **answers.describe_numbers(classifier, explanation),
+            "summary": summarize(explanation, classifier=classifier).sentence,
             "input": answers.describe_input(classifier, scan),
             **answers.describe_provenance(explanation),
             "seconds": _seconds_since(start),
         }
-        return explanation.image(call.opacity, call.outline), answers.save_attribution(explanation), facts
+        overlay = explanation.image(call.opacity, call.outline, on=call.size, bar=call.bar)
+        return overlay, answers.save_attribution(explanation), facts
 
     return await _stop_with_caller(work)
 
@@ -126,7 +132,7 @@ async def compare(
 
     Answers with a gallery of overlays (the caption is the key of the method), the attributions (.npz, one array per
     key, as in `explain`) and JSON: `target`, `label`, `prediction`, `input`, `warnings`, `checkpoint` and `seconds` as
-    in `explain`, `methods` {key: {unit, scale, signed, settings, quality}}, and `not_applicable` {key: why the method
+    in `explain`, `methods` {key: {unit, scale, signed, settings, quality, summary}}, and `not_applicable` {key: why the method
     is missing}. Reports its progress in forward passes.
 
     Args:
@@ -143,7 +149,13 @@ async def compare(
         first = comparison.explanations[0]
         facts = {
             **answers.describe_subject(first),
-            "methods": {key: answers.describe_numbers(classifier, entry) for key, entry in explanations.items()},
+            "methods": {
+                key: {
+                    **answers.describe_numbers(classifier, entry),
+                    "summary": summarize(entry, comparison.explanations).sentence,
+                }
+                for key, entry in explanations.items()
+            },
             "not_applicable": comparison.not_applicable,
             "input": answers.describe_input(classifier, scan),
             **answers.describe_provenance(first, classifier.disagreement_warnings(comparison.explanations)),
@@ -228,8 +240,9 @@ def _checked_options(call: ExplainCall) -> dict[str, float]:
     _check_number("opacity", call.opacity, 0, 1)
     if not isinstance(call.outline, bool):
         raise UserError("outline must be true or false.")
-    if call.size not in SIZES:
-        raise UserError(f"size must be one of: {', '.join(SIZES)}.")
+    for name, value, known in (("size", call.size, SIZES), ("bar", call.bar, BARS)):
+        if value not in known:
+            raise UserError(f"{name} must be one of: {', '.join(known)}.")
     settings = {key: getattr(call, key) for key in answers.API_SETTINGS if getattr(call, key) is not None}
     for key, value in settings.items():
         _check_number(key, value, MIN_STRIDE, 1)

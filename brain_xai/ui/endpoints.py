@@ -36,6 +36,7 @@ def add_endpoints() -> None:
             gr.Slider(0, 1, 0.7, step=0.01, label="opacity"),
             gr.Checkbox(False, label="outline"),
             gr.Dropdown(list(api.SIZES), value="original", label="size"),
+            gr.Dropdown(list(api.BARS), value="words", label="bar"),
             gr.Number(None, label="window"),
             gr.Number(None, label="stride"),
         ]

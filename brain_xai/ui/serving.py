@@ -8,6 +8,7 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
+from brain_xai.ui import mcp
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
 from brain_xai.ui.handlers import warm_up
 from brain_xai.ui.language import labels
@@ -57,8 +58,9 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
     register_at_zero_gpu()
     add_link_preview()
     app = {"lifespan": sweeping, **ROUTES}
-    own = {**LAUNCH, "i18n": labels(), "app_kwargs": app}
+    own = {**LAUNCH, "i18n": labels(), "app_kwargs": app, "mcp_server": mcp.is_wanted()}
     served = page.queue(**QUEUE).launch(**own, prevent_thread_lock=True, **settings)
+    mcp.limit_tools(page)
     warm_up()  # in this thread, while others serve the page
     if not prevent_thread_lock:
         page.block_thread()

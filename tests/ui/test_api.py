@@ -16,6 +16,7 @@ from gradio_client.utils import Status
 from PIL import Image
 
 from brain_xai import METHODS, explain, load_checkpoint
+from brain_xai.summary import summarize
 from brain_xai.ui import api
 from brain_xai.ui.page import build_page
 from tests.helpers.at_hub import use
@@ -115,10 +116,11 @@ def test_explain(method, target, client, scan, tiny):
     assert_same_image(overlay, explanation.image())
     assert list(facts) == [
         *("method", "target", "label", "prediction", "unit", "scale", "signed"),
-        *("settings", "quality", "input", "warnings", "checkpoint", "seconds"),
+        *("settings", "quality", "summary", "input", "warnings", "checkpoint", "seconds"),
     ]
     assert facts["input"] == {**SIZES, "part": [0, 0, 1, 1]}
     assert facts["signed"] is METHODS[method].signed
+    assert facts["summary"] == summarize(explanation, classifier=load_checkpoint(tiny)).sentence
     assert (facts["method"], facts["label"]) == (method, explanation.label)
     assert facts["unit"] == METHODS[method].unit
     assert facts["scale"] == explanation.scale
@@ -141,6 +143,7 @@ def test_compare(client, scan, tiny):
     for entry in gallery[:2]:
         explanation = explain(classifier, scan, entry["caption"], "pituitary")
         numbers = facts["methods"][entry["caption"]]
+        assert numbers["summary"].endswith(".")
         assert (numbers["unit"], numbers["scale"]) == (METHODS[explanation.method].unit, explanation.scale)
         assert_same_image(entry["image"], explanation.image())
         with np.load(attributions, allow_pickle=False) as maps:
@@ -185,8 +188,8 @@ def test_methods(client, scan, measured, transformer):
 def test_the_overlay_as_the_caller_wants_it(client, scan, tiny):
     explanation = explain(load_checkpoint(tiny), scan, target="glioma")
     question = {"image": handle_file(scan), "target": "glioma", "api_name": "/explain"}
-    overlay, _, _ = client.predict(opacity=0.2, outline=True, **question)
-    assert_same_image(overlay, explanation.image(0.2, True))
+    overlay, _, _ = client.predict(opacity=0.2, outline=True, size="model", bar="none", **question)
+    assert_same_image(overlay, explanation.image(0.2, True, on="model", bar="none"))
 
 
 def test_the_windows_of_occlusion(client, scan):
@@ -254,6 +257,7 @@ def test_only_allowed_checkpoints_reach_the_loader(client, scan, folder, tiny):
         ({"opacity": 1.5}, "opacity must be a number from 0 to 1"),
         ({"opacity": "much"}, "opacity must be a number"),
         ({"outline": "yes"}, "outline must be true or false"),
+        ({"bar": "loud"}, "bar must be one of: words, numbers, none"),
         ({"size": "huge"}, "size must be one of: original, model"),
         ({"window": 0.3}, "grad_cam has no setting 'window'"),
         ({"method": "occlusion", "stride": 0.001}, "stride must be a number from 0.03125 to 1"),
