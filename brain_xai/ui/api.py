@@ -86,8 +86,9 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
     [model_height, model_width]; > 0 speaks for the class, < 0 against it) and JSON: `method`, `target` (index of the
     explained class), `label` (its name), `prediction` (the model's own `label` and `probabilities`), `unit` and `scale`
     (the attribution drawn in full color) and `signed` (whether evidence against the class can be shown), `settings`,
-    `quality` (how good the maps of this method were on test images, null if not measured), `summary` (one sentence: where
-    the evidence is, and what covering it changes), `input`, `warnings` and `checkpoint` as in `predict`, and `seconds`. Reports its progress in forward passes.
+    `quality` (how good the maps of this method were on test images, null if not measured), `summary` (one sentence:
+    where the evidence is, and what covering it changes), `input`, `warnings` and `checkpoint` as in `predict`, and
+    `seconds`. Reports its progress in forward passes.
 
     Args:
         image: As for `predict`.
@@ -132,8 +133,8 @@ async def compare(
 
     Answers with a gallery of overlays (the caption is the key of the method), the attributions (.npz, one array per
     key, as in `explain`) and JSON: `target`, `label`, `prediction`, `input`, `warnings`, `checkpoint` and `seconds` as
-    in `explain`, `methods` {key: {unit, scale, signed, settings, quality, summary}}, and `not_applicable` {key: why the method
-    is missing}. Reports its progress in forward passes.
+    in `explain`, `methods` {key: {unit, scale, signed, settings, quality, summary}}, and `not_applicable` {key: why
+    the method is missing}. Reports its progress in forward passes.
 
     Args:
         image: As for `predict`.

@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import gradio as gr
+from anyio import to_thread
+from gradio_client.client import Job
 
 # Tools for one image at a time, and for many; comparing and page events are for people.
 TOOLS = ("predict", "explain", "batch", "methods", "checkpoints")
@@ -24,3 +27,10 @@ def limit_tools(page: gr.Blocks) -> None:
     mcp.DEFAULT_TEMP_DIR = page.GRADIO_CACHE  # which was read when Gradio was imported, before the folder was chosen
     chosen = {name: endpoint for name, endpoint in server.tool_to_endpoint.items() if endpoint.strip("/") in TOOLS}
     server.tool_to_endpoint = chosen
+    server._execute_tool_without_progress = _outputs
+
+
+async def _outputs(job: Job) -> list[Any]:
+    """Return each output of a call; Gradio's own version makes one text of several, so that a map is no image."""
+    result = await to_thread.run_sync(job.result)
+    return list(result) if isinstance(result, tuple) else [result]

@@ -1,6 +1,8 @@
 """What the README promises: its tables and figure are up to date, its code runs, its paths exist, it fits a Space."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +22,14 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRONT_MATTER, TEXT = README.removeprefix("---\n").split("\n---\n", 1)
 MAX_LINES = 160
+API = (ROOT / "brain_xai/ui/API.md").read_text(encoding="utf-8")
+DEFAULT_ADDRESS = "http://127.0.0.1:7860"
 PAPERS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
 
 
-def block(marker: str) -> str:
+def block(marker: str, text: str = TEXT) -> str:
     """The code block that follows `<!-- marker -->`."""
-    return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", TEXT, re.DOTALL).group(1)
+    return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL).group(1)
 
 
 def run(code: str, folder: Path) -> str:
@@ -62,12 +66,45 @@ def test_the_python_block_runs_as_printed(tmp_path):
         assert min(overlay.size) >= 480
 
 
-def test_the_api_block_runs_as_printed(tmp_path):
-    code = block("api-block")
-    assert "http://127.0.0.1:7860" in code
+@pytest.fixture(scope="module")
+def address():
     with served() as (_, address):
-        printed = run(code.replace("http://127.0.0.1:7860", address.rstrip("/")), tmp_path)
-    assert "'probabilities'" in printed
+        yield address.rstrip("/")
+
+
+def at(address: str, code: str) -> str:
+    """A block of code that calls the app at another address than the usual one."""
+    assert DEFAULT_ADDRESS in code
+    return code.replace(DEFAULT_ADDRESS, address)
+
+
+def test_the_api_blocks_run_as_printed(address, tmp_path):
+    assert "'probabilities'" in run(at(address, block("api-block")), tmp_path)
+    printed = run(at(address, block("python-api-block", API)), tmp_path)
+    assert "2 rows, 0 failed" in printed
+    assert "'grad_cam'" in printed
+
+
+def test_the_curl_block_runs_as_printed(address, tmp_path):
+    if not (shutil.which("bash") and shutil.which("curl") and shutil.which("base64")):
+        pytest.skip("no bash, curl or base64")
+    phantoms()[0][1].save(tmp_path / "scan.png")
+    script = ["bash", "-ec", at(address, block("curl-block", API))]
+    printed = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "event: complete" in printed
+    assert '"probabilities"' in printed
+
+
+def test_the_javascript_block_runs_as_printed(address, tmp_path):
+    modules = Path(os.environ.get("BRAIN_XAI_NODE_MODULES", ROOT / "node_modules"))
+    if not shutil.which("node") or not (modules / "@gradio" / "client").is_dir():
+        pytest.skip("no node, or no @gradio/client in BRAIN_XAI_NODE_MODULES")
+    phantoms()[0][1].save(tmp_path / "scan.png")
+    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "call.mjs").write_text(at(address, block("javascript-block", API)) + "process.exit(0);\n")
+    script = ["node", "call.mjs"]
+    printed = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "notumor" in printed
 
 
 def test_the_commands_name_files_and_settings_that_exist():
