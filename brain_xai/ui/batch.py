@@ -128,7 +128,7 @@ def _members(file: NamedFile) -> list[NamedFile]:
         NamedFile(entry.filename[:MAX_NAME_LENGTH], file.path, member=entry)
         for entry in entries
         # macOS adds a hidden file for each file.
-        if not any(part.startswith((".", "__MACOSX")) for part in Path(entry.filename).parts)
+        if not entry.filename.startswith("__MACOSX/") and not Path(entry.filename).name.startswith(".")
     ]
 
 
