@@ -9,7 +9,7 @@ import gradio as gr
 from brain_xai.checkpoint.catalog import allowed_checkpoints, checkpoint_folder
 from brain_xai.checkpoint.schema import CheckpointError, read_json
 from brain_xai.methods import METHODS
-from brain_xai.ui import api
+from brain_xai.ui import api, study_api
 from brain_xai.ui.calls import FILE_META
 from brain_xai.ui.jobs import QUICK, SLOW
 
@@ -66,6 +66,7 @@ def add_endpoints() -> None:
     endpoint(api.batch, [files, checkpoint], [facts["table"], table_file], BATCH)
     endpoint(api.methods, [checkpoint], facts["methods"], QUICK)
     endpoint(api.checkpoints, [], facts["checkpoints"], QUICK)
+    study_api.add_endpoint(checkpoint, method)
 
 
 def _upload(component: Upload, forms: str, example: Any) -> Upload:
