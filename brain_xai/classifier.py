@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -168,11 +168,13 @@ class Classifier:
 
     def prediction(self, output: ModelOutput, model_input: ModelInput) -> Prediction:
         """Turn the forward pass of one image into a `Prediction` with warnings."""
-        probabilities = self.probabilities(output)
-        by_label = dict(zip(self.label_names, probabilities, strict=True))
-        label = max(by_label, key=by_label.__getitem__)
-        warnings = self.warnings + _warnings(self._codes(output, model_input))
-        return Prediction(by_label, label, warnings, self.info)
+        answer = self.answer(output)
+        return replace(answer, warnings=answer.warnings + _warnings(self._codes(output, model_input)))
+
+    def answer(self, output: ModelOutput) -> Prediction:
+        """Turn the forward pass of one image into a `Prediction` with the warnings of the checkpoint alone."""
+        by_label = dict(zip(self.label_names, self.probabilities(output), strict=True))
+        return Prediction(by_label, max(by_label, key=by_label.__getitem__), self.warnings, self.info)
 
     def probabilities(self, output: ModelOutput) -> list[float]:
         """Return the calibrated probability of each class for one image."""

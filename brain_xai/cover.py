@@ -1,7 +1,6 @@
 """Cover a part of an image and ask again: what would the answer be without it?"""
 
 import os
-from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -52,7 +51,7 @@ def cover_view(classifier: Classifier, view: Image.Image, mask: np.ndarray) -> P
     """
     covered = Image.fromarray(np.where(mask[..., None], 0, np.asarray(view)).astype(np.uint8))
     output = classifier.forward(to_pixel_values(covered, classifier.preprocessing))
-    return replace(classifier.prediction(output, covered), warnings=classifier.warnings)
+    return classifier.answer(output)
 
 
 def to_view_mask(

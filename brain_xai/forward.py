@@ -20,6 +20,11 @@ class ModelOutput:
     logits: torch.Tensor
     features: torch.Tensor | None
 
+    def single(self, index: int) -> "ModelOutput":
+        """Return the output for one of the images, with N = 1."""
+        part = slice(index, index + 1)
+        return ModelOutput(self.logits[part], None if self.features is None else self.features[part])
+
 
 @torch.inference_mode()
 def run(model: nn.Module, pixel_values: torch.Tensor) -> ModelOutput:

@@ -10,7 +10,6 @@ import torch
 
 from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.explanation import Explanation, explain
-from brain_xai.forward import ModelOutput
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import to_original
 from brain_xai.study.head import Place, places
@@ -194,13 +193,7 @@ def _predict(classifier: Classifier, study: Study, indices: range) -> list[Predi
     """Return the answers for some slices, from one forward pass."""
     prepared = [classifier.prepare(study.image(index)) for index in indices]
     output = classifier.forward(torch.cat([one.pixel_values for one in prepared]))
-    return [
-        classifier.prediction(
-            ModelOutput(output.logits[k : k + 1], None if output.features is None else output.features[k : k + 1]),
-            one.view,
-        )
-        for k, one in enumerate(prepared)
-    ]
+    return [classifier.prediction(output.single(k), one) for k, one in enumerate(prepared)]
 
 
 def _placed(prediction: Prediction, place: Place) -> Prediction:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from brain_xai.classifier import Classifier
@@ -112,28 +111,22 @@ def answer_chunk(job: Job, classifier: Classifier, indices: range) -> pa.Table:
         for index, model_input, error in batch:
             row = {"file": job.archive.names[index], "error": error or None}
             if model_input is not None:
-                one = _single(output, position)
-                row |= describe(job, classifier, one, model_input.view)
+                row |= describe(job, classifier, output.single(position), model_input)
                 position += 1
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=schema_of(classifier, job.maps))
 
 
-def _single(output: ModelOutput, position: int) -> ModelOutput:
-    part = slice(position, position + 1)
-    return ModelOutput(output.logits[part], None if output.features is None else output.features[part])
-
-
-def describe(job: Job, classifier: Classifier, output: ModelOutput, view: Image.Image) -> dict:
+def describe(job: Job, classifier: Classifier, output: ModelOutput, model_input: ModelInput) -> dict:
     """Return the columns of one readable image."""
-    prediction = classifier.prediction(output, view)
+    prediction = classifier.prediction(output, model_input)
     columns = {
         "label": prediction.label,
         **{column_of(label): p for label, p in prediction.probabilities.items()},
         "warnings": [warning.code for warning in prediction.warnings],
     }
     if job.maps is not None:
-        explanation = explain(for_views(classifier), view, job.maps)
+        explanation = explain(for_views(classifier), model_input.view, job.maps)
         buffer = io.BytesIO()
         np.save(buffer, explanation.attribution.astype(np.float16))
         columns |= {"map": buffer.getvalue(), "map_scale": explanation.scale}
