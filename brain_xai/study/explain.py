@@ -198,8 +198,12 @@ def _predict(classifier: Classifier, study: Study, indices: range) -> list[Predi
 
 def _placed(prediction: Prediction, place: Place) -> Prediction:
     """Return an answer with the warning about where its slice lies, if there is one."""
-    warning = PLACE_WARNINGS.get(place)
-    return prediction if warning is None else replace(prediction, warnings=(warning, *prediction.warnings))
+    warning, others = PLACE_WARNINGS.get(place), prediction.warnings
+    if warning is None:
+        return prediction
+    if place is Place.OUTSIDE:  # that it does not look like a brain MRI goes without saying
+        others = tuple(other for other in others if other.code != "not_brain_mri")
+    return replace(prediction, warnings=(warning, *others))
 
 
 def _suspected(classifier: Classifier, predictions: list[Prediction], where: tuple[Place, ...]) -> str:

@@ -35,7 +35,7 @@ def explained(bright, tmp_path_factory) -> StudyExplanation:
     """20 slices, of which the outer ones are empty and slice 12 is the brightest."""
     volume = head(slices=20)
     volume[:3] = volume[18:] = 0
-    volume[11] = np.where(volume[11] > 0, 1000, 0)
+    volume[11] = np.where(volume[11] > 0, 600 + volume[11] // 2, 0)
     return explain_study(bright, read_study(write(tmp_path_factory.mktemp("a") / "series", series_of(volume))))
 
 
