@@ -15,7 +15,7 @@ import brain_xai
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Each import sits in a try block that says what to install.
-OPTIONAL = {"kagglehub", "pytorch_grad_cam", "torchcam"}
+OPTIONAL = {"kagglehub", "pytorch_grad_cam", "spaces", "torchcam"}
 OURS = {"app", "brain_xai", "training", "tests"}
 
 
