@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from brain_xai import cover, explain
+from brain_xai import cover, explain, load_checkpoint
 from brain_xai.cover import to_view_mask
 from brain_xai.methods.partial_forward import Occlusions
 from brain_xai.preprocess import WHOLE, Preprocessing
@@ -42,6 +42,12 @@ def test_the_covered_image_is_that_of_occlusion(classifier):
     expected = torch.softmax(classifier.logits(occluded)[0].double(), dim=0).tolist()
     covered = cover(classifier, make_scan((96, 96)), (12 / 96, 24 / 96, 60 / 96, 60 / 96))
     assert list(covered.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_checkpoint_that_warns_about_images_gives_no_warning_about_a_covered_one():
+    classifier, scan = load_checkpoint("bundled/resnet18"), make_scan((96, 96))
+    assert classifier.trust
+    assert cover(classifier, scan, LEFT_HALF).warnings == classifier.warnings
 
 
 def test_a_mask_covers_what_a_box_of_its_shape_covers(classifier):
