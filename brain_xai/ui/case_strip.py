@@ -31,18 +31,20 @@ DOI = re.compile(r"doi (10\.\d+/[\w./-]+\w)")
 ON_LOAD = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-case]");
-  if (button) trigger("click", { index: Number(button.dataset.case) });
+  if (!button) return;
+  document.querySelector("#image .prose").classList.add("asked");
+  trigger("click", { index: Number(button.dataset.case) });
 });
 """
 CSS = """
-.cases { display: flex; gap: 8px; overflow-x: auto; padding: 3px; margin: 0; scroll-snap-type: x proximity; }
+.cases { display: flex; gap: 8px; width: max-content; padding: 3px 0; }
 .cases button {
   flex: none; width: 88px; padding: 3px; border: 1px solid var(--border-color-primary); border-radius: 6px;
   background: var(--block-background-fill); color: var(--body-text-color); font-size: 13px; line-height: 18px;
   cursor: pointer; scroll-snap-align: start;
 }
 .cases button:hover, .cases button[aria-pressed="true"] { border-color: var(--body-text-color); }
-.cases button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 0; }
+.cases button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: -3px; }
 .cases img { display: block; width: 80px; height: 80px; margin: 0 auto 2px; border-radius: 3px; background: #000; }
 .cases .kind { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .cases .verdict { display: block; min-height: 18px; }

@@ -92,7 +92,7 @@ def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
 
 
 def _answer_column(allowed: list[str]) -> Components:
-    with gr.Column(scale=2, min_width=300):
+    with gr.Column(scale=2, min_width=300, elem_id="said"):
         with gr.Column(visible=False, elem_id="quiz") as quiz:
             guess = gr.Radio([], label=label(texts.QUIZ), elem_id="guess")
             no_guess = gr.Button(label(texts.NO_GUESS), size="sm", elem_id="no-guess")

@@ -90,7 +90,7 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
         **NOTHING_BESIDE,
     )
     if refused:
-        return base._replace(answer=HIDDEN, reasons=HIDDEN, overlay="")
+        return base._replace(answer=HIDDEN, reasons=HIDDEN, overlay="", scan=scan_html(question, None, scan, ""))
     rows = wording.rows(prediction)
     suspect = wording.strongest_tumor(classifier, prediction) if "evidence_against" in codes else None
     update = base._replace(

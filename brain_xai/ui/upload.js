@@ -9,6 +9,7 @@ async function send(file) {
     return;
   }
   note().textContent = say().busy;
+  element.classList.add("asked"); // the page makes room for the answer at once
   try {
     const { path, url } = await upload(file);
     props.value = { path, url, size: file.size, meta: { _type: "gradio.FileData" } };
