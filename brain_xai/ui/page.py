@@ -85,7 +85,7 @@ def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
         "privacy": privacy,
         "image": image,
         "delete": delete,
-        "live": gr.HTML(elem_id="live"),
+        "live": gr.HTML(js_on_load="element.setAttribute('role', 'status')", elem_id="live"),
         "notice": gr.HTML(elem_id="notice"),
         "anyway": gr.Button(label(texts.ANYWAY), size="sm", visible=False, elem_id="anyway"),
     }
