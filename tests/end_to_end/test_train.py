@@ -90,7 +90,8 @@ def test_checkpoints_are_compared_on_the_same_test_images(trained, data, tmp_pat
     accuracy = load_checkpoint(folder).metrics["test"]["accuracy"]["value"]
     assert all(value.startswith(f"{accuracy:.3f} [") for value in rows["Accuracy"])
     assert all(float(value) > 0 for value in rows["Prediction, ms"])
-    assert Image.open(tmp_path / "out" / "comparison.png").width > 1000
+    with Image.open(tmp_path / "out" / "comparison.png") as figure:
+        assert figure.width > 1000
     other = str(write_scans(tmp_path / "other", train=4, test=2))
     with pytest.raises(SystemExit, match="not the images that the checkpoint was trained on"):
         compare([str(folder), str(again), "--data-dir", other, "--output-dir", str(tmp_path / "out")])
