@@ -222,7 +222,7 @@ def test_a_gpu_gives_the_same_probabilities(sound, scan):
 
 def test_bundled_checkpoints_are_small_and_the_best_comes_first():
     names = bundled_checkpoints()
-    assert {load_checkpoint(name).info.architecture for name in names} == {"resnet18", "efficientnet_b0"}
+    assert {load_checkpoint(name).info.architecture for name in names} == {"resnet18", "tf_efficientnetv2_b0"}
     scores = [load_checkpoint(name).metrics["validation"]["macro_f1"]["value"] for name in names]
     assert scores == sorted(scores, reverse=True)
     assert load_checkpoint("default") is load_checkpoint(names[0])
