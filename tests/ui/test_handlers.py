@@ -113,10 +113,14 @@ def test_a_case_asks_for_a_guess_before_the_model_answers(question, scan):
 def test_a_slow_map_starts_by_itself_and_shows_how_it_grows(asked, slow):
     list(handlers.on_question(replace(asked, checkpoint=slow)))
     before = asked.session.explanation
-    *steps, last = handlers.on_choice(replace(asked, checkpoint=slow, method="occlusion", target="low_grade"))
+    previews = []
+    for _ in range(5):  # where all processors are busy, a map may be ready before its first preview is asked for
+        *steps, last = handlers.on_choice(replace(asked, checkpoint=slow, method="occlusion", target="low_grade"))
+        previews += [step.overlay for step in steps if step.overlay != gr.skip()]
+        if previews:
+            break
     assert "<progress" in steps[0].progress
     assert steps[0].cancel["visible"] is True
-    previews = [step.overlay for step in steps if step.overlay != gr.skip()]
     assert previews
     assert image_in(previews[-1]).size == image_in(last.overlay).size
     assert asked.session.explanation.method == "occlusion" != before.method
