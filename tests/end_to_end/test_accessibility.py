@@ -1,0 +1,69 @@
+"""axe-core finds nothing wrong with the page, in every state that a visitor meets."""
+
+import json
+import shutil
+
+import pytest
+
+from brain_xai import METHODS
+from tests.helpers.scans import make_scan
+from tests.helpers.served import save_tiny_checkpoint, served
+
+sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")]
+
+STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+# What is wrong with Gradio's own markup and cannot be changed from outside: {(rule, part of the element): reason}.
+ALLOWED: dict[tuple[str, str], str] = {
+    ("image-redundant-alt", "map.png"): "a tile of a gallery has its caption as the text of its image, too",
+}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    checkpoint = save_tiny_checkpoint(tmp_path_factory.mktemp("axe") / "tiny", ("glioma", "notumor"))
+    with served(checkpoint) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def findings(page) -> list[str]:
+    """Return what axe finds, one line for each element."""
+    # Colors that fade in are too pale at first.
+    page.add_style_tag(content="*, ::before, ::after { transition: none !important; animation: none !important; }")
+    found = Axe().run(page, options={"runOnly": STANDARDS, "resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['html'][:200]} {json.dumps(node['target'])} {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+        if not any(rule["id"] == name and part in node["html"] for name, part in ALLOWED)
+    ]
+
+
+@pytest.mark.parametrize(("width", "height", "colors"), [(1280, 720, "light"), (390, 844, "dark")])
+def test_every_state_of_the_page_is_accessible(width, height, colors, browser, address, tmp_path):
+    make_scan("glioma", 0, side=120).save(tmp_path / "scan.png")
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colors)
+    page = context.new_page()
+    page.set_default_timeout(200_000)
+    page.goto(address)
+    page.locator("#image input[type=file]").wait_for(state="attached")
+    found = {"empty": findings(page)}
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "scan.png")
+    page.locator("#overlay img").wait_for()
+    found["answer"] = findings(page)
+    page.locator("#compare").click()
+    page.locator("#gallery img").nth(len(METHODS)).wait_for(state="attached")
+    page.locator("#cancel").wait_for(state="hidden")
+    found["comparison"] = findings(page)
+    context.close()
+    assert not any(found.values()), "\n".join(f"{state}: {line}" for state, lines in found.items() for line in lines)
