@@ -39,6 +39,7 @@ def a_bin(index, count, probability=None, accuracy=None):
 METRICS = {
     "split": "purged",
     "history": HISTORY,
+    "training": {"best_epoch": 4},
     "test": {
         "accuracy": {"value": 0.95, "low": 0.94, "high": 0.96},
         "ece": {"value": 0.0123, "low": 0.01, "high": 0.03},
@@ -70,8 +71,8 @@ def test_every_figure_is_a_readable_image_and_the_same_each_time(tmp_path):
 
 
 def test_titles_name_split_n_and_interval(tmp_path):
-    curves = figures.curves(HISTORY, tmp_path / "curves.png")
-    assert "best validation macro-F1 0.900, epoch 4 of 5" in texts(curves)
+    curves = figures.curves(HISTORY, 3, tmp_path / "curves.png")
+    assert f"validation macro-F1 {HISTORY[2]['validation_macro_f1']:.3f}, published epoch 3 of 5" in texts(curves)
     confusion = figures.confusion_matrix(METRICS, tmp_path / "confusion.png")
     assert "test images, purged split, n = 2,000\nAccuracy 0.950 [0.940, 0.960]" in texts(confusion)
     reliability = figures.reliability(METRICS, tmp_path / "reliability.png")
@@ -79,7 +80,7 @@ def test_titles_name_split_n_and_interval(tmp_path):
 
 
 def test_curves_show_the_numbers_and_where_the_size_changes(tmp_path):
-    loss, accuracy = figures.curves(HISTORY, tmp_path / "curves.png").axes
+    loss, accuracy = figures.curves(HISTORY, 3, tmp_path / "curves.png").axes
     for axes, keys in (
         (loss, ["train_loss", "validation_loss"]),
         (accuracy, ["train_accuracy", "validation_accuracy", "validation_macro_f1"]),
@@ -92,7 +93,7 @@ def test_curves_show_the_numbers_and_where_the_size_changes(tmp_path):
 
 
 def test_a_run_of_one_epoch_can_be_drawn(tmp_path):
-    figures.curves(HISTORY[:1], tmp_path / "curves.png")
+    figures.curves(HISTORY[:1], 1, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 

@@ -21,28 +21,28 @@ BASELINE_LINES = ((GRAY, ":"), (GREEN, "--"), (ORANGE, "-."), (GRAY, "-"))
 def save_figures(metrics: dict, folder: Path) -> None:
     """Write `curves.png`, `confusion_matrix.png` and `reliability.png`; `metrics` is the content of metrics.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    curves(metrics["history"], folder / "curves.png")
+    curves(metrics["history"], metrics["training"]["best_epoch"], folder / "curves.png")
     confusion_matrix(metrics, folder / "confusion_matrix.png")
     reliability(metrics, folder / "reliability.png")
 
 
-def curves(history: list[dict], path: Path) -> Figure:
-    """Draw loss and accuracy per epoch, with the image size of each stage and the best epoch by validation macro-F1.
+def curves(history: list[dict], published: int, path: Path) -> Figure:
+    """Draw loss and accuracy per epoch, with the image size of each stage and the `published` epoch.
 
     `history` has one dict per epoch: epoch, size (pixels), train_loss, train_accuracy, validation_loss,
     validation_accuracy, validation_macro_f1.
     """
-    best = max(history, key=lambda row: row["validation_macro_f1"])
+    best = next(row for row in history if row["epoch"] == published)
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_epochs(left, "Loss", history, ("train_loss", "validation_loss"))
     _draw_epochs(right, "Accuracy and macro-F1", history, ("train_accuracy", "validation_accuracy"))
     _plot(right, history, "validation_macro_f1", GREEN, "-.", "validation macro-F1")
     for axes in (left, right):
-        axes.axvline(best["epoch"], ymax=0.92, color=GRAY, linewidth=1.2, linestyle=":", label="best epoch")
+        axes.axvline(best["epoch"], ymax=0.92, color=GRAY, linewidth=1.2, linestyle=":", label="published epoch")
     figure.suptitle(
-        f"Training and validation split: best validation macro-F1 {best['validation_macro_f1']:.3f}, "
-        f"epoch {best['epoch']} of {history[-1]['epoch']}",
+        f"Training and validation split: validation macro-F1 {best['validation_macro_f1']:.3f}, "
+        f"published epoch {best['epoch']} of {history[-1]['epoch']}",
         fontsize=13,
     )
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=12, frameon=False)
