@@ -4,14 +4,10 @@ Their docstrings are what callers read: on the API page, through `view_api()`, a
 `endpoints` makes endpoints of them.
 """
 
-import contextvars
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-import gradio as gr
 from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
@@ -20,6 +16,7 @@ from brain_xai.methods import METHODS
 from brain_xai.summary import summarize
 from brain_xai.ui import answers
 from brain_xai.ui.batch import BadBatch, predict_all, to_csv, unpack
+from brain_xai.ui.callers import run_for_caller
 from brain_xai.ui.inputs import (
     Upload,
     UserError,
@@ -29,7 +26,7 @@ from brain_xai.ui.inputs import (
     read_upload,
     read_uploads,
 )
-from brain_xai.ui.jobs import BackgroundJob, Progress
+from brain_xai.ui.jobs import Progress
 
 # A finer grid of windows would keep everybody else waiting for minutes.
 MIN_STRIDE = 1 / 32
@@ -123,7 +120,7 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
         overlay = explanation.image(call.opacity, call.outline, on=call.size, bar=call.bar)
         return overlay, answers.save_attribution(explanation), facts
 
-    return await _stop_with_caller(work)
+    return await run_for_caller(work)
 
 
 async def compare(
@@ -168,7 +165,7 @@ async def compare(
             facts,
         )
 
-    return await _stop_with_caller(work)
+    return await run_for_caller(work)
 
 
 async def batch(files: list[dict] | None, checkpoint: str = "default") -> tuple[dict, str]:
@@ -201,7 +198,7 @@ async def batch(files: list[dict] | None, checkpoint: str = "default") -> tuple[
         }
         return facts, answers.save_text(to_csv(table.rows, classifier.label_names), "predictions.csv")
 
-    return await _stop_with_caller(work, "images")
+    return await run_for_caller(work, "images")
 
 
 def methods(checkpoint: str = "default") -> list[dict]:
@@ -253,25 +250,6 @@ def _checked_options(call: ExplainCall) -> dict[str, float]:
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise UserError(f"{name} must be a number from {low} to {high}.")
-
-
-async def _stop_with_caller(work: Callable[[Progress], Answer], unit: str = "passes") -> Answer:
-    """Run work in the background, reporting its progress; when the caller cancels, it also ends on the server."""
-    stop_event = threading.Event()
-    report, context = gr.Progress(), contextvars.copy_context()  # Gradio finds the caller in the context
-
-    def reporting(progress: Progress) -> Answer:
-        def step(done: int, total: int, preview: object = None) -> None:
-            context.run(report, (done, total), unit=unit)
-            progress(done, total)
-
-        return work(step)
-
-    job = BackgroundJob(reporting, stop_event)
-    try:
-        return await job.wait()
-    finally:
-        stop_event.set()
 
 
 def _seconds_since(start: float) -> float:

@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from brain_xai.classifier import Prediction
 from brain_xai.ui import texts
@@ -125,17 +125,6 @@ def credit_html(case: Case) -> str:
     for name, address in LICENSES.items():
         credit = re.sub(rf"{re.escape(name)}(?![\w.-])", f'<a href="{address}">{name}</a>', credit)
     return f'<p class="fine-print">{escape(_("Image"))}: {credit}</p>'
-
-
-def with_box(image: Image.Image, box: tuple[float, float, float, float] | None) -> Image.Image:
-    """Return a copy of an image, mode "RGB", with a box given in fractions of its width and height drawn around."""
-    shown = image.convert("RGB")
-    if box:
-        width = max(2, round(max(shown.size) / 200))
-        x_min, y_min, x_max, y_max = (round(edge * side) for edge, side in zip(box, shown.size * 2, strict=True))
-        corners = (x_min - width, y_min - width, x_max + width, y_max + width)
-        ImageDraw.Draw(shown).rectangle(corners, outline=BOX_COLOR, width=width)
-    return shown
 
 
 def _truth(case: Case) -> str:

@@ -83,11 +83,6 @@ def verdicts(classifier: Classifier, cases: Iterable[Case]) -> dict[str, str]:
     )
 
 
-def example_files(checkpoints: Iterable[str]) -> list[str]:
-    """Return the paths of the cases."""
-    return [case.file for case in cases_of(checkpoints)]
-
-
 def _read_row(folder: Path, row: Mapping[str, str]) -> Case | None:
     """Return the case of a row; None if it names no file of `folder`, or its box is none."""
     texts = {name: row.get(name) or "" for name in ("caption", "label", "sequence", "credit", "lesson")}

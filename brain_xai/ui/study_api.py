@@ -1,8 +1,6 @@
 """The endpoint /study: a DICOM series or a NIfTI volume in; a table, a map and a report out."""
 
-import contextvars
 import inspect
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +12,9 @@ from brain_xai.preprocess import UnreadableImage
 from brain_xai.study import StudyExplanation
 from brain_xai.study.volume import PLANES
 from brain_xai.ui import studies
+from brain_xai.ui.callers import run_for_caller
 from brain_xai.ui.inputs import UserError, get_classifier
-from brain_xai.ui.jobs import SLOW, BackgroundJob, Progress
+from brain_xai.ui.jobs import SLOW, Progress
 
 AUTOMATIC = "auto"
 FORMS = "All DICOM files of one MR series, a ZIP of them, or one NIfTI file (.nii, .nii.gz): uploaded files."
@@ -89,7 +88,7 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
         facts = describe_study(explained) | {"seconds": round(time.perf_counter() - start, 3)}
         return facts, studies.save_table(explained), saved, studies.save_report(explained)
 
-    return await _stop_with_caller(work)
+    return await run_for_caller(work, "slices")
 
 
 def describe_study(explained: StudyExplanation) -> dict:
@@ -137,21 +136,3 @@ async def _endpoint(*values: Any) -> tuple[dict, str, str, str]:
 
 _endpoint.__name__, _endpoint.__doc__ = study.__name__, study.__doc__
 _endpoint.__signature__ = inspect.signature(StudyCall)
-
-
-async def _stop_with_caller(work: Any) -> tuple[dict, str, str, str]:
-    """Run work in the background, reporting its progress; when the caller cancels, it also ends on the server."""
-    stop_event = threading.Event()
-    report, context = gr.Progress(), contextvars.copy_context()  # Gradio finds the caller in the context
-
-    def reporting(progress: Progress) -> tuple[dict, str, str, str]:
-        def step(done: int, total: int, preview: object = None) -> None:
-            context.run(report, (done, total), unit="slices")
-            progress(done, total)
-
-        return work(step)
-
-    try:
-        return await BackgroundJob(reporting, stop_event).wait()
-    finally:
-        stop_event.set()

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 import pytest
 from gradio.events import EventData
-from PIL import Image
 
 from brain_xai.checkpoint.catalog import bundled_checkpoints
 from brain_xai.classifier import CheckpointInfo, Prediction, PredictionWarning
 from brain_xai.ui import language
-from brain_xai.ui.case_strip import CaseStrip, cases_strip, credit_html, strip_html, truth_html, with_box
+from brain_xai.ui.case_strip import CaseStrip, cases_strip, credit_html, strip_html, truth_html
 from brain_xai.ui.cases import NOT_A_BRAIN, Case
 from brain_xai.ui.language import CATALOGS
 
@@ -107,20 +105,6 @@ def test_credits_link_to_source_and_license(strip):
     sharealike = next(case for case in strip.cases if "CC BY-SA 3.0" in case.credit)
     assert "licenses/by-sa/3.0/" in credit_html(sharealike)
     assert "<b>" not in credit_html(Case("x", "", "", credit="<b>"))
-
-
-def test_a_box_is_drawn_around_its_area_in_the_size_of_the_image():
-    image = Image.new("L", (200, 100), 50)
-    shown = np.asarray(with_box(image, (0.25, 0.5, 0.5, 0.9)))
-    assert shown.shape == (100, 200, 3)
-    inside = np.zeros((100, 200), dtype=bool)
-    inside[50:90, 50:100] = True
-    drawn = (shown != 50).any(axis=2)
-    assert not drawn[51:89, 51:99].any()
-    rows, columns = np.nonzero(drawn)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (48, 92, 48, 102)
-    assert np.asarray(image).max() == 50
-    assert (np.asarray(with_box(image, None)) == 50).all()
 
 
 def test_the_texts_of_the_cases_are_in_every_catalog(strip):
