@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms import str_to_pil_interp
 
 from brain_xai.framing import frame
+from brain_xai.parts import check_exif, check_parts
 from brain_xai.unreadable import UnreadableImage
 
 # Pillow opens the MPO of a phone as "JPEG". Listing "MPO" makes it raise KeyError for every format that follows.
@@ -119,6 +120,7 @@ def read_image(image: ImageSource) -> Image.Image:
         _check_file(path)
         if (scan := _read_medical(path)) is not None:
             return _to_gray(scan)
+        check_parts(path.read_bytes())
         # Given the path, Pillow 12 maps uncompressed TIFFs into memory and scrambles those with an orientation tag.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
             return _to_gray(opened)
@@ -270,10 +272,12 @@ def _to_gray(image: Image.Image) -> Image.Image:
     """Return a PIL image upright and gray, as `read_image` does."""
     _check_size(*image.size)
     # The MPO of a phone is a JPEG with extra views of the same scene, so its first frame is the image.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+    # Pillow would take minutes to count thousands of pages, so it is only asked whether there are several.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         raise UnreadableImage("The file holds several images or an animation. Save one slice as PNG and try again.")
     image.load()
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # Pillow inverts such a TIFF at 8 bit only
+    check_exif(image)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         gray = _window(np.asarray(image))

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from brain_xai.parts import check_parts
 from brain_xai.study.dicom_header import DAMAGED, PIXEL_TAGS, FileFacts, pydicom_quiet
 from brain_xai.study.limits import MEDICAL_TEXT
 from brain_xai.unreadable import UnreadableStudy
@@ -74,6 +75,7 @@ def _check_decoder(syntax: Any, get_decoder: Callable[[Any], Any]) -> None:
 
 def _check_frame(frame: bytes, facts: FileFacts) -> None:
     """Refuse a frame that would unpack to something else than the header says: decoders believe the frame."""
+    check_parts(frame)
     raw = facts.rows * facts.columns * facts.samples * facts.bits_allocated // 8
     if len(frame) > 2 * raw + 4096:
         raise UnreadableStudy(DAMAGED)
