@@ -9,7 +9,7 @@ from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
-from brain_xai.ui import about, compare, covering, hub_follower, texts, updates, wording
+from brain_xai.ui import about, compare, covering, hub_follower, measured, texts, updates, wording
 from brain_xai.ui.case_strip import strip_html
 from brain_xai.ui.cases import Case
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
@@ -212,7 +212,7 @@ def on_model(checkpoint: str) -> tuple:
     except UserError as error:
         return gr.skip(), error.message, "", "", ""
     info = classifier.info
-    description = texts.about_model(info, classifier.metrics, classifier.warnings)
+    description = measured.at_length(info, classifier.metrics, classifier.warnings)
     return (
         updates.method_list(classifier),
         f"{description}\n\n{about.models(allowed_checkpoints())}",

@@ -6,7 +6,7 @@ from html import escape
 from brain_xai import summary
 from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.methods import METHODS, Method
-from brain_xai.ui import texts
+from brain_xai.ui import measured, texts
 from brain_xai.ui.cases import NOT_A_BRAIN
 from brain_xai.ui.language import _, translated
 
@@ -41,7 +41,7 @@ def answer_html(classifier: Classifier, prediction: Prediction) -> str:
     lines = [f'<h2><strong>{escape(name)}</strong><span class="certainty">{escape(rest.strip())}</span></h2>']
     if not is_tumor(classifier, prediction.label):
         lines.append(f"<p><strong>{_(texts.NOT_RULED_OUT)}</strong> {_(texts.UNKNOWN_DISEASES)}</p>")
-    return "".join(lines) + f'<p class="fine-print">{escape(texts.measured(classifier.metrics))}</p>'
+    return "".join(lines) + f'<p class="fine-print">{escape(measured.in_short(classifier.metrics))}</p>'
 
 
 def rows(prediction: Prediction, before: Prediction | None = None) -> list[tuple[str, str]]:
@@ -84,17 +84,17 @@ def how_good(classifier: Classifier, method: str, label: str) -> str:
     """Return how often such maps point into tumors of one class, next to chance; "" where that was not measured."""
     if not is_tumor(classifier, label):
         return ""
-    measured = classifier.explanations.get("by_class", {}).get(label, {})
-    hits, chance = (_pointing(measured.get(key)) for key in (method, "uniform"))
+    found = classifier.explanations.get("by_class", {}).get(label, {})
+    hits, chance = (_pointing(found.get(key)) for key in (method, "uniform"))
     if hits is None or chance is None:
         return ""
-    return _(texts.HITS, label=texts.label_text(label), hits=texts.of_100(hits), chance=texts.of_100(chance))
+    return _(texts.HITS, label=texts.label_text(label), hits=measured.of_100(hits), chance=measured.of_100(chance))
 
 
 def method_choices(classifier: Classifier, seconds: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return (text, key) of the methods that work on a model, best measured first, with quality and time."""
-    measured = classifier.explanations.get("methods", {})
-    hits = {key: _pointing(measured.get(key)) for key in usable(classifier)}
+    found = classifier.explanations.get("methods", {})
+    hits = {key: _pointing(found.get(key)) for key in usable(classifier)}
     ordered = sorted(hits, key=lambda key: -(hits[key] or 0))
     return [(_method_text(METHODS[key], hits[key], seconds[key]), key) for key in ordered]
 
@@ -116,11 +116,11 @@ def caption_html(method: Method, label: str, sentence: str, quality: str) -> str
 def _method_text(method: Method, hits: float | None, seconds: float) -> str:
     parts = [method.title]
     if hits is not None:
-        parts.append(texts.of_100(hits))
+        parts.append(measured.of_100(hits))
     if seconds >= 0.5:
         parts.append(f"{seconds:.0f} s" if seconds >= 1 else "1 s")
     return " · ".join(parts)
 
 
-def _pointing(measured: Mapping | None) -> float | None:
-    return (measured or {}).get("pointing_game", {}).get("value")
+def _pointing(found: Mapping | None) -> float | None:
+    return (found or {}).get("pointing_game", {}).get("value")

@@ -8,22 +8,22 @@ from PIL import Image
 from brain_xai import METHODS, explain, load_checkpoint
 from brain_xai.classifier import CheckpointInfo, Prediction, PredictionWarning
 from brain_xai.trust import MESSAGES
-from brain_xai.ui import texts, wording
+from brain_xai.ui import measured, texts, wording
 from brain_xai.ui.language import CATALOGS
 from tests.helpers.served import METRICS
 
 INFO = CheckpointInfo("org/model", "abc", "resnet18")
 
 
-def measured(value: float, n: int = 50) -> dict:
+def pointing(value: float, n: int = 50) -> dict:
     return {"pointing_game": {"value": value, "low": value, "high": value, "n": n}}
 
 
 @pytest.fixture(scope="module")
 def classifier(tiny):
     explanations = {
-        "methods": {"grad_cam": measured(0.847), "consensus": measured(0.93)},
-        "by_class": {"glioma": {"grad_cam": measured(0.78), "uniform": measured(0.021)}},
+        "methods": {"grad_cam": pointing(0.847), "consensus": pointing(0.93)},
+        "by_class": {"glioma": {"grad_cam": pointing(0.78), "uniform": pointing(0.021)}},
     }
     return replace(load_checkpoint(tiny), explanations=explanations, no_tumor_label="notumor")
 
@@ -102,11 +102,11 @@ def test_only_signed_maps_are_said_to_speak_for_and_against():
 
 def test_what_is_measured_is_put_in_numbers_that_people_count():
     metrics = METRICS | {"test": METRICS["test"] | {"tumor_miss_rate": {"value": 0.02, "low": 0.011, "high": 0.03}}}
-    assert texts.measured(metrics) == (
+    assert measured.in_short(metrics) == (
         "Right on 95 of 100 test scans of its own collection, missing 2 of 100 tumors. "
         "It has not been measured on scans from other collections; expect it to be worse there."
     )
-    about = plain(texts.about_model(INFO, metrics))
+    about = plain(measured.at_length(INFO, metrics))
     assert "right on 95.1 % of 1,311 test scans (95 % interval 93.9 % to 96.2 %)" in about
     assert "In 2.0 % of the scans with a tumor it recognized none (95 % interval 1.1 % to 3.0 %)" in about
     assert "No copy of a test scan was used for training" in about
@@ -114,27 +114,27 @@ def test_what_is_measured_is_put_in_numbers_that_people_count():
 
 @pytest.mark.parametrize(("share", "text"), [(0.998, "more than 99 of 100"), (0.001, "fewer than 1 of 100")])
 def test_no_sample_shows_all_or_none(share, text):
-    assert text in texts.measured({"test": {"accuracy": {"value": share}}})
+    assert text in measured.in_short({"test": {"accuracy": {"value": share}}})
 
 
 def test_the_worst_and_the_best_kind_of_scans_from_elsewhere_are_named():
     shares = {"test": (0.99, 500), "web T1 tumor": (0.762, 105), "web T2 tumor": (0.926, 81), "few": (0.2, 17)}
     kinds = {name: {"tumor_or_not": {"value": share, "n": n}} for name, (share, n) in shares.items()}
-    text = texts.measured(METRICS | {"shortcuts": {"kinds": kinds}})
+    text = measured.in_short(METRICS | {"shortcuts": {"kinds": kinds}})
     assert text.endswith("On scans from other collections it told tumor from no tumor in 76 to 93 of 100.")
 
 
 def test_a_number_from_a_leaky_split_says_so():
     leaky = METRICS | {"split": "official"}
-    assert "flatter the model" in texts.measured(leaky)
-    assert "flatter the model" in texts.about_model(INFO, leaky)
+    assert "flatter the model" in measured.in_short(leaky)
+    assert "flatter the model" in measured.at_length(INFO, leaky)
 
 
 def test_a_model_without_numbers_is_a_demonstration():
-    text = texts.about_model(INFO, {})
+    text = measured.at_length(INFO, {})
     assert "has not been measured" in text
     assert "abc" in text
-    assert "has not been measured" in texts.measured({})
+    assert "has not been measured" in measured.in_short({})
 
 
 def test_waiting_says_the_place_and_the_seconds():
