@@ -16,8 +16,9 @@ TEXT_SIZE = 20
 MIN_TEXT_SIZE = 12
 MARGIN, TOP, BOTTOM = 16, 12, 32
 LINE = 24
-# Below the colors, what a reader needs to know; "numbers" adds a line with the scale and its unit.
-Legend = Literal["words", "numbers"]
+# Below the colors, what a reader needs to know; "numbers" adds a line with the scale and its unit. Two texts stand in
+# place of the English words at both ends.
+Legend = Literal["words", "numbers"] | tuple[str, str]
 
 
 def blend(scan: np.ndarray, evidence: np.ndarray, opacity: float) -> np.ndarray:
@@ -54,7 +55,7 @@ def color_bar(
         opacity: The opacity of full color, 0 to 1.
         unit: The unit of the attribution, written with the numbers.
         signed: Whether the attribution can be negative: "strongly against … strongly for" instead of "none … much".
-        legend: "words" or "numbers", which adds the scale and its unit.
+        legend: "words"; "numbers", which adds the scale and its unit; or the words for both ends in another language.
 
     Returns:
         An RGB image of `width` x 64 pixels, x 88 with numbers.
@@ -66,11 +67,12 @@ def color_bar(
         raise ValueError(f"The scale must be a positive number, got {scale}.")
     if not 0 <= opacity <= 1:
         raise ValueError(f"The opacity must lie between 0 and 1, got {opacity}.")
-    if legend not in ("words", "numbers"):
+    if not isinstance(legend, tuple) and legend not in ("words", "numbers"):
         raise ValueError(f'The legend must be "words" or "numbers", got {legend!r}.')
     evidence = np.linspace(-1 if signed else 0, 1, width - 2 * MARGIN)[None].repeat(BOTTOM - TOP, axis=0)
     tissue = np.full((*evidence.shape, 3), TISSUE_GRAY, dtype=np.uint8)
-    lines = _lines(scale, unit, signed)[0 if legend == "numbers" else 1 :]
+    left, right = legend if isinstance(legend, tuple) else ends(signed)
+    lines = [_numbers(scale, unit, signed)] * (legend == "numbers") + [(left, "", right)]
     bar = Image.new("RGB", (width, BOTTOM + 8 + LINE * len(lines)))
     bar.paste(Image.fromarray(blend(tissue, evidence, opacity)), (MARGIN, TOP))
     draw = ImageDraw.Draw(bar)
@@ -79,11 +81,14 @@ def color_bar(
     return bar
 
 
-def _lines(scale: float, unit: str, signed: bool) -> list[tuple[str, str, str]]:
-    """Return the texts below the colors, line by line: left, middle, right."""
-    if signed:
-        return [(f"−{scale:.2g}", unit, f"+{scale:.2g}"), ("strongly against", "", "strongly for")]
-    return [("0", unit, f"{scale:.2g}"), ("none", "", "much")]
+def ends(signed: bool) -> tuple[str, str]:
+    """Return what both ends of the colors mean."""
+    return ("strongly against", "strongly for") if signed else ("none", "much")
+
+
+def _numbers(scale: float, unit: str, signed: bool) -> tuple[str, str, str]:
+    """Return the scale below the colors: left, middle, right."""
+    return (f"−{scale:.2g}", unit, f"+{scale:.2g}") if signed else ("0", unit, f"{scale:.2g}")
 
 
 def _draw_line(draw: ImageDraw.ImageDraw, texts: tuple[str, str, str], width: int, baseline: int) -> None:

@@ -7,14 +7,14 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from brain_xai.areas import find_areas
-from brain_xai.color_bar import blend, color_bar
+from brain_xai.areas import Areas, find_areas
+from brain_xai.color_bar import Legend, blend, color_bar
 from brain_xai.preprocess import WHOLE, Part
 
 MIN_SIDE = 480
 Box = tuple[float, float, float, float]
 Surface = Literal["original", "model"]
-Bar = Literal["words", "numbers", "none"]
+Bar = Legend | Literal["none"]
 # For people, where `has_outline` is false.
 NO_OUTLINE = "There is nothing to outline: no area of this map reaches half of full color."
 
@@ -86,7 +86,8 @@ def draw_overlay(
             `has_outline`.
         on: "original", the whole image in its own aspect, or "model", what the model sees of it.
         box: A box to draw, for example around a tumor: x_min, y_min, x_max, y_max in fractions of the original.
-        bar: What the color bar says: "words", "numbers" (the scale and its unit, too), or "none" for no bar.
+        bar: What the color bar says: "words", "numbers" (the scale and its unit, too), the words for both ends in
+            another language, or "none" for no bar.
 
     Returns:
         An RGB image. The scan is enlarged by a whole factor to at least 480 pixels on each side; a bar adds 64 rows,
@@ -108,7 +109,7 @@ def draw_overlay(
     evidence = resample(attribution, part, scan.size, explanation.tile) / scale
     drawn = Image.fromarray(blend(np.asarray(scan), evidence, opacity))
     if outline:
-        _draw_outline(drawn, attribution, scale, part)
+        _draw_outline(drawn, find_areas(attribution, scale), part)
     if box is not None:
         _draw_box(drawn, box if on == "original" else _within(box, explanation.part))
     if bar == "none":
@@ -122,6 +123,23 @@ def draw_overlay(
 def has_outline(explanation: Drawable) -> bool:
     """Return whether `outline=True` draws a line; if not, `NO_OUTLINE` says why."""
     return bool(find_areas(explanation.attribution, explanation.scale).masks)
+
+
+def draw_outline(image: Image.Image, areas: Areas, explanation: Drawable, on: Surface = "original") -> Image.Image:
+    """Draw a line around areas, for example those of evidence against a class, on an overlay without color bar.
+
+    Args:
+        image: The overlay.
+        areas: The areas, found in the attribution of `explanation` or in what was made of it.
+        explanation: What is drawn.
+        on: As of the overlay.
+
+    Returns:
+        An RGB image of the same size.
+    """
+    drawn = image.copy()
+    _draw_outline(drawn, areas, _surface(explanation, on)[1])
+    return drawn
 
 
 def draw_box(image: Image.Image, box: Box) -> Image.Image:
@@ -197,9 +215,8 @@ def _within(box: Box, part: Part) -> Box:
     return (box[0] - left) / width, (box[1] - top) / height, (box[2] - left) / width, (box[3] - top) / height
 
 
-def _draw_outline(image: Image.Image, attribution: np.ndarray, scale: float, part: Part) -> None:
-    """Draw the edges of the areas of a map: white on black, so that they show on any background."""
-    areas = find_areas(attribution, scale)
+def _draw_outline(image: Image.Image, areas: Areas, part: Part) -> None:
+    """Draw the edges of areas of a map: white on black, so that they show on any background."""
     near = resample(areas.together, part, image.size) > 0
     region = near & (resample(areas.strength, part, image.size) >= 1)
     mask = Image.fromarray(region.astype(np.uint8) * 255)

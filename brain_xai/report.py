@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from brain_xai.classifier import Classifier
-from brain_xai.color_bar import MARGIN, color_bar
+from brain_xai.color_bar import MARGIN, color_bar, ends
 from brain_xai.explanation import Explanation
 from brain_xai.methods import METHODS
 from brain_xai.overlay import enlarged
@@ -153,8 +153,7 @@ class _Page:
         title = self.say("{method} for: {label}", method=method.title, label=self.label_text(explanation.label))
         bar = color_bar(480, explanation.scale, signed=explanation.signed)
         colors = _image(bar.crop((MARGIN, 12, bar.width - MARGIN, 32)), "", "colors")
-        ends = ("strongly against", "strongly for") if explanation.signed else ("none", "much")
-        words = "".join(f"<span>{self.say(word)}</span>" for word in ends)
+        words = "".join(f"<span>{self.say(word)}</span>" for word in ends(explanation.signed))
         scan = _image(enlarged(explanation.original), self.say("The scan"))
         drawn = _image(explanation.image(outline=True, bar="none"), title)
         # With many warnings there is less room on the page.

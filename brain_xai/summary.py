@@ -157,14 +157,14 @@ def summarize(
     areas = find_areas(explanation.attribution, explanation.scale)
     against = find_areas(-explanation.attribution, explanation.scale)
     head = head_mask(explanation.view.convert("L"))
-    places = tuple(_place(mask, areas, head) for mask in areas.masks)
+    places = tuple(place_of(mask, areas, head) for mask in areas.masks)
     others = [other for other in others if other.method not in (explanation.method, *NO_VOTE)]
     after = None
     if classifier is not None and areas.masks:
         after = cover_view(classifier, explanation.view, areas.masks[0]).probabilities[explanation.label]
     return Summary(
         areas=places,
-        against=tuple(_place(mask, against, head) for mask in against.masks),
+        against=tuple(place_of(mask, against, head) for mask in against.masks),
         share_of_head=sum(place.share_of_head for place in places),
         agreeing=sum(_agrees(other, areas) for other in others),
         others=len(others),
@@ -184,8 +184,17 @@ def percent(fraction: float) -> str:
     return f"{round(100 * fraction)}\N{NO-BREAK SPACE}%"
 
 
-def _place(mask: np.ndarray, areas: Areas, head: np.ndarray) -> Place:
-    """Return where the middle of an area's evidence lies in the head, and how much of the head it covers."""
+def place_of(mask: np.ndarray, areas: Areas, head: np.ndarray) -> Place:
+    """Return where an area lies.
+
+    Args:
+        mask: The area, bool [H, W], one of `areas`.
+        areas: The areas of a map.
+        head: What of the view is head, bool [H, W].
+
+    Returns:
+        Where the middle of its evidence lies in the head, and how much of the head it covers.
+    """
     weights = np.where(mask, areas.strength, 0).astype(np.float64)
     row = float(weights.sum(axis=1) @ np.arange(mask.shape[0]) / weights.sum())
     column = float(weights.sum(axis=0) @ np.arange(mask.shape[1]) / weights.sum())

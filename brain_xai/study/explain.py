@@ -69,10 +69,10 @@ class StudyExplanation:
         """Return what people read for a label; never the bare words "no tumor", which nobody can know."""
         return "no tumor recognized" if label == self.classifier.no_tumor_label else label.replace("_", " ")
 
-    def numbers(self, index: int) -> str:
+    def numbers(self, index: int, translate: Callable[[str], str] = str) -> str:
         """Return the probabilities of a slice as people read them, such as "glioma 83 %, no tumor recognized 17 %"."""
         return ", ".join(
-            f"{self.text(label)} {percent(p)}" for label, p in self.predictions[index].probabilities.items()
+            f"{translate(self.text(label))} {percent(p)}" for label, p in self.predictions[index].probabilities.items()
         )
 
     def suspicion(self, index: int) -> float:

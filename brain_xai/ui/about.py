@@ -16,6 +16,7 @@ from brain_xai.checkpoint.catalog import BUNDLED, checkpoint_folder, is_on_hub
 from brain_xai.checkpoint.schema import CheckpointError, read_json
 from brain_xai.methods import METHODS
 from brain_xai.ui.language import _
+from brain_xai.ui.measured import model_name
 from brain_xai.ui.texts import checkpoint_text
 
 YEAR = 2026
@@ -87,7 +88,7 @@ def read_model(checkpoint: str) -> Model:
 def models(checkpoints: Iterable[str]) -> str:
     """Return the models to choose from in Markdown, each with a reason to choose it, from what was measured."""
     known = [read_model(checkpoint) for checkpoint in checkpoints]
-    return "\n".join(f"- **{checkpoint_text(model.checkpoint)}**: {_measured(model, known)}" for model in known)
+    return "\n".join(f"- **{model_name(model.checkpoint)}**: {_measured(model, known)}" for model in known)
 
 
 def data(checkpoint: str) -> str:

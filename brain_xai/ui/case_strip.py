@@ -19,7 +19,7 @@ from brain_xai.ui import texts
 from brain_xai.ui.cases import DOUBTFUL, NOT_A_BRAIN, REFUSED, RIGHT, WRONG, Case, cases_of, verdict
 from brain_xai.ui.language import _
 
-THUMBNAIL_SIDE = 80
+THUMBNAIL_SIDE = 80  # pixels; the style sheet shows them smaller once there is an answer
 BOX_COLOR = (255, 221, 51)
 LICENSES = {
     "CC BY 4.0": "https://creativecommons.org/licenses/by/4.0/",
@@ -27,25 +27,28 @@ LICENSES = {
     "CC BY-SA 3.0": "https://creativecommons.org/licenses/by-sa/3.0/",
 }
 DOI = re.compile(r"doi (10\.\d+/[\w./-]+\w)")
-# Delegated, because the buttons are replaced when the verdicts of another model are shown.
+# Delegated, because the buttons are replaced when the verdicts of a model are shown.
 ON_LOAD = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-case]");
   if (!button) return;
   document.querySelector("#image .prose").classList.add("asked");
+  for (const other of element.querySelectorAll("button[data-case]")) other.ariaPressed = other === button;
   trigger("click", { index: Number(button.dataset.case) });
 });
 """
 CSS = """
 .cases { display: flex; gap: 8px; width: max-content; padding: 3px 0; }
 .cases button {
-  flex: none; width: 88px; padding: 3px; border: 1px solid var(--border-color-primary); border-radius: 6px;
+  flex: none; width: calc(var(--thumbnail) + 8px); min-width: 100px;
+  padding: 3px; border: 1px solid var(--border-color-primary); border-radius: 6px;
   background: var(--block-background-fill); color: var(--body-text-color); font-size: 13px; line-height: 18px;
   cursor: pointer; scroll-snap-align: start;
 }
 .cases button:hover, .cases button[aria-pressed="true"] { border-color: var(--body-text-color); }
 .cases button:focus-visible { outline: 3px solid var(--color-accent); outline-offset: -3px; }
-.cases img { display: block; width: 80px; height: 80px; margin: 0 auto 2px; border-radius: 3px; background: #000; }
+.cases img { display: block; width: var(--thumbnail); height: var(--thumbnail);
+  margin: 0 auto 2px; border-radius: 3px; background: #000; }
 .cases .kind { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .cases .verdict { display: block; min-height: 18px; }
 """
@@ -65,9 +68,17 @@ class CaseStrip:
 
 
 def cases_strip(checkpoints: Sequence[str]) -> CaseStrip:
-    """Add the strip of the cases of `checkpoints` to the page.
+    """Add the strip of the cases of `checkpoints` to the page; their files stay while the page does."""
+    cases = served_cases(checkpoints)
+    component = gr.HTML(strip_html(cases), css_template=CSS, js_on_load=ON_LOAD, padding=False, elem_id="cases")
+    component.keep_in_cache.update(case.file for case in cases)
+    return CaseStrip(component, cases)
 
-    The files that are served have names that do not tell the truth about a case, and stay while the page does.
+
+def served_cases(checkpoints: Sequence[str]) -> list[Case]:
+    """Return the cases of `checkpoints` with files that may be served, whose names do not tell the truth about a case.
+
+    Gradio names a folder after the content of a file, so a second call returns the same files.
     """
     folder = get_upload_folder()
     cases = []
@@ -75,9 +86,7 @@ def cases_strip(checkpoints: Sequence[str]) -> CaseStrip:
         file = Path(case.file)
         copy = save_bytes_to_cache(file.read_bytes(), f"case-{number}{file.suffix}", folder)
         cases.append(replace(case, file=copy))
-    component = gr.HTML(strip_html(cases), css_template=CSS, js_on_load=ON_LOAD, padding=False, elem_id="cases")
-    component.keep_in_cache.update(case.file for case in cases)
-    return CaseStrip(component, cases)
+    return cases
 
 
 def strip_html(cases: Sequence[Case], verdicts: Mapping[str, str] | None = None, chosen: Case | None = None) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import Cancelled, Explanation, explain
 from brain_xai.methods import METHODS
+from brain_xai.overlay import enlarged
 from brain_xai.ui import pace, texts, wording
 from brain_xai.ui.inputs import read_upload
 from brain_xai.ui.jobs import LANE, BackgroundJob, Progress, Waiting
@@ -56,16 +57,22 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
     comparison = Comparison(classifier, scan, ordered(classifier), label, stop_event)
     job = BackgroundJob(comparison.draw, stop_event, comparison.seconds())
     session.maps = {}
-    images = [(_saved(scan.convert("RGB")), _(texts.THE_SCAN))]
+    # Each map has its place from the beginning: the scan, darkened, stands in for those that are not ready.
+    scan = enlarged(scan.convert("RGB"))
+    titles = [METHODS[method].title for method in comparison.methods]
+    waiting = _saved(scan.point(lambda value: value // 5))
+    images = [(_saved(scan), _(texts.THE_SCAN)), *((waiting, f"{title} …") for title in titles)]
+    shown = {"label": texts.gallery_label(label), "visible": True}
+    yield PageUpdate(gallery=gr.update(value=list(images), **shown), gallery_notes=_left_out(classifier))
     for step in job:
         if isinstance(step, Waiting):
             yield PageUpdate(progress=texts.waiting(*step))
             continue
         explanation: Explanation = step.preview
         session.maps[explanation.method] = explanation
-        images.append((_saved(draw_map(question, explanation)), METHODS[explanation.method].title))
+        images[step.done] = _saved(draw_map(question, explanation)), METHODS[explanation.method].title
         yield PageUpdate(
-            gallery=gr.update(value=list(images), label=texts.gallery_label(label), visible=True),
+            gallery=gr.update(value=list(images), **shown),
             progress=texts.progress(step.done, step.total, comparison.seconds(step.done)),
         )
     job.result()

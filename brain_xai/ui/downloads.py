@@ -13,13 +13,14 @@ from brain_xai.ui import texts
 from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.language import _
 from brain_xai.ui.session import Question
-from brain_xai.ui.viewer import draw_map
+from brain_xai.ui.viewer import colors_mean, draw_map
 
 
 def save_map(question: Question) -> str:
     """Return the path of the map on show as a PNG."""
     buffer = io.BytesIO()
-    draw_map(question, _shown(question)).save(buffer, "PNG")
+    explanation = _shown(question)
+    draw_map(question, explanation, bar=colors_mean(explanation)).save(buffer, "PNG")
     return _saved(question, buffer.getvalue(), "png")
 
 

@@ -19,6 +19,16 @@ PRIVATE = {"api_visibility": "private", "preprocess": False}
 IMMEDIATE = {"queue": False, "show_progress": "hidden", **PRIVATE}
 # Whoever asks again is not kept waiting for the answer to the previous question, which a handler stops.
 DRAWN = {"trigger_mode": "multiple", "show_progress": "hidden", **PRIVATE, **PAGE}
+# In the browser: the map that was chosen below comes into view; the tiles get their place before the first one is
+# there, with the progress in view; after a deletion the page is as it was at first.
+SHOW_MAP = "() => document.querySelector('#panels').scrollIntoView({ block: 'start' })"
+MAKE_ROOM = """() => {
+  const status = document.querySelector("#status");
+  status.classList.add("comparing");
+  setTimeout(() => status.classList.remove("comparing"), 10000);
+  status.scrollIntoView({ block: "start" });
+}"""
+START_AGAIN = "() => document.querySelector('#image .prose').classList.remove('asked')"
 # The components of the page by the names that `Question` and `PageUpdate` use.
 Components = dict[str, Block]
 
@@ -54,7 +64,6 @@ def _wire_questions(components: Components, strip: CaseStrip) -> None:
         ("compare", handlers.on_compare),
     ):
         components[name].click(_asking(handler), question, update, **DRAWN)
-    components["checkpoint"].input(_asking(handlers.on_question), question, update, **DRAWN)
     for name in ("method", "target"):
         components[name].input(_asking(handlers.on_choice), question, update, **DRAWN)
 
@@ -69,7 +78,9 @@ def _wire_looks(components: Components) -> None:
     def on_cover(request: gr.Request, event: gr.SelectData, *values: Any) -> PageUpdate:
         return localized(handlers.on_cover)(request, Question(*values), event.index)
 
-    components["gallery"].select(on_tile, question, update, **IMMEDIATE)
+    components["gallery"].select(on_tile, question, update, **IMMEDIATE).success(None, js=SHOW_MAP, **PRIVATE)
+    components["compare"].click(None, js=MAKE_ROOM, **IMMEDIATE)
+    components["delete"].click(None, js=START_AGAIN, **IMMEDIATE)
     components["scan"].select(on_cover, question, update, show_progress="hidden", **PRIVATE, **QUICK)
     components["cover"].click(
         _asking(handlers.on_cover_strongest), question, update, show_progress="hidden", **PRIVATE, **QUICK
@@ -93,10 +104,15 @@ def _wire_looks(components: Components) -> None:
 
 
 def _wire_model(page: gr.Blocks, components: Components) -> None:
-    """Speak the visitor's language, and describe the chosen model, of which the Hub may have another revision."""
-    spoken = [components[name] for name in ("top", "cases_title", "cases", "privacy", "how_to_read")]
-    page.load(localized(handlers.on_load), components["session"], spoken, **IMMEDIATE)
-    for event in (page.load, components["checkpoint"].input):
+    """Speak the visitor's language, and ask and describe the chosen model, of which the Hub may have a new revision."""
+    chosen = components["checkpoint"].input
+    answered = chosen(_asking(handlers.on_question), _question(components), _update(components), **DRAWN).then
+    spoken = [components[name] for name in ("top", "cases_title", "privacy", "hint", "how_to_read", "checkpoint")]
+    page.load(localized(handlers.on_load), None, spoken, **IMMEDIATE)
+    strip = {"inputs": [components["session"], components["checkpoint"]], "outputs": components["cases"]}
+    for event in (page.load, answered):
+        event(localized(handlers.on_verdicts), **strip, **IMMEDIATE)
+    for event in (page.load, chosen):
         event(
             localized(handlers.on_model),
             components["checkpoint"],
@@ -108,7 +124,12 @@ def _wire_model(page: gr.Blocks, components: Components) -> None:
 def _wire_belongings(page: gr.Blocks, components: Components) -> None:
     """Delete what belongs to a visitor: with the next image, on request, and when the page is left."""
     belongings = Belongings(page)
+
+    def forget_for_case(request: gr.Request) -> None:
+        belongings.forget_previous(None, request)
+
     components["image"].upload(belongings.forget_previous, components["image"], None, **IMMEDIATE)
+    components["cases"].click(forget_for_case, None, None, **IMMEDIATE)
     components["delete"].click(belongings.forget, None, None, **IMMEDIATE)
     page.unload(belongings.forget)
 

@@ -10,8 +10,8 @@ from PIL import Image
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
 from brain_xai.ui import about, compare, covering, hub_follower, measured, texts, updates, wording
-from brain_xai.ui.case_strip import strip_html
-from brain_xai.ui.cases import Case
+from brain_xai.ui.case_strip import served_cases, strip_html
+from brain_xai.ui.cases import Case, verdicts
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
 from brain_xai.ui.language import _
 from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question, Session
@@ -43,8 +43,8 @@ def on_case(question: Question, case: Case | None) -> Updates:
         return
     yield PageUpdate(
         session,
-        cases=strip_html(session.cases, session.verdicts, case),
         notice="",
+        warnings="",
         result=SHOWN,
         quiz=SHOWN,
         guess=gr.update(choices=wording.guesses(classifier), value=None),
@@ -199,10 +199,19 @@ def on_delete(question: Question) -> PageUpdate:
     return PageUpdate(question.session, notice=deleted, anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
 
 
-def on_load(session: Session) -> tuple[str, ...]:
+def on_load() -> tuple:
     """Return what stands on the page from the beginning, in the visitor's language."""
-    cases = strip_html(session.cases, session.verdicts, session.case)
-    return texts.disclaimer(), texts.cases_title(), cases, texts.privacy(), texts.how_to_read()
+    models = gr.update(choices=measured.checkpoint_choices(allowed_checkpoints()))
+    return texts.disclaimer(), texts.cases_title(), texts.privacy(), texts.hint(), texts.how_to_read(), models
+
+
+def on_verdicts(session: Session, checkpoint: str) -> str:
+    """Return the strip of cases with what a model makes of each; the first time this takes an answer for each."""
+    try:
+        found = verdicts(get_classifier(checkpoint, allow_fallback=True), session.cases)
+    except UserError:  # the answer to a question says it
+        found = {}
+    return strip_html(session.cases, found, session.case)
 
 
 def on_model(checkpoint: str) -> tuple:
@@ -231,6 +240,7 @@ def warm_up() -> None:
         return
     for _again in range(2):  # the second map is as quick as all that follow
         updates.explained(classifier, Image.new("L", (64, 64)), updates.possible(classifier, FIRST_METHOD), "predicted")
+    verdicts(classifier, served_cases(allowed_checkpoints()))  # the strip shows them before anybody clicks
 
 
 def _back_to_map(question: Question) -> PageUpdate:

@@ -62,8 +62,8 @@ def get_classifier(checkpoint: str, *, allow_fallback: bool = False) -> Classifi
     except CheckpointError as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)  # for the maintainer; it may name folders
         # What is wrong with a checkpoint on the Hub is public, but never show paths of this machine.
-        reason = str(error) if is_on_hub(checkpoint) else ""
-        raise UserError(f"{texts.CHECKPOINT_UNAVAILABLE} {reason}".rstrip()) from error
+        public = is_on_hub(checkpoint)
+        raise UserError(texts.checkpoint_unavailable(str(error)) if public else texts.CHECKPOINT_UNAVAILABLE) from error
 
 
 def read_upload(image: Upload) -> Image.Image:

@@ -1,11 +1,12 @@
 """What was measured about a model, in words: in short beside an answer, at length in the folded part of the page."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from brain_xai.checkpoint.catalog import checkpoint_folder
 from brain_xai.checkpoint.schema import read_json
 from brain_xai.classifier import CheckpointInfo, PredictionWarning
-from brain_xai.ui.language import _
+from brain_xai.ui.language import _, translated
 from brain_xai.ui.texts import checkpoint_text
 
 LEAKY_SPLIT = "Many test scans have a copy among the training scans, so these numbers flatter the model."
@@ -19,17 +20,41 @@ AT_HOME = "Right on {right} test scans of its own collection."
 AT_HOME_MISSING = "Right on {right} test scans of its own collection, missing {missed} tumors."
 ELSEWHERE = "On scans from other collections it told tumor from no tumor in {worst} to {best} of 100."
 NOT_MEASURED_ELSEWHERE = "It has not been measured on scans from other collections; expect it to be worse there."
+RIGHT = "This model was right on {share} of {n} test scans (95\N{NO-BREAK SPACE}% interval {low} to {high})."
+MISSED = "In {share} of the scans with a tumor it recognized none (95\N{NO-BREAK SPACE}% interval {low} to {high})."
+INTERVAL = {"share": "value", "low": "low", "high": "high"}
+RECOMMENDED = "recommended"
+FAMILIES = {"efficientnetv2": "EfficientNetV2", "efficientnet": "EfficientNet", "resnet": "ResNet"}
+ARCHITECTURE = re.compile(rf"(?:tf_)?(?P<family>{'|'.join(FAMILIES)})_?(?P<size>[a-z]?\d+|[a-z])")
 # A kind of scans from another collection counts from this number of scans on; fewer say too little.
 MIN_SCANS = 50
 
 
-def checkpoint_choice(checkpoint: str) -> str:
-    """Return the name of a checkpoint with how often it is right, as far as that is known without loading it."""
+def checkpoint_choices(checkpoints: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (text, id) of the checkpoints: name, how often it is right if that is known, and which is recommended."""
+    names = [model_name(checkpoint) for checkpoint in checkpoints]
+    if len(set(names)) < len(names):
+        names = list(map(checkpoint_text, checkpoints))
+    choices = []
+    for place, (name, checkpoint) in enumerate(zip(names, checkpoints, strict=True)):
+        parts = [name, _right(checkpoint), _(RECOMMENDED) if place == 0 and len(names) > 1 else ""]
+        choices.append((" · ".join(filter(None, parts)), checkpoint))
+    return choices
+
+
+def model_name(checkpoint: str) -> str:
+    """Return the name of a model as people write it: "bundled/resnet18" -> "ResNet-18"; an id it cannot read stays."""
+    name = checkpoint_text(checkpoint).removeprefix("bundled/")
+    family = ARCHITECTURE.fullmatch(name)
+    return f"{FAMILIES[family['family']]}-{family['size'].upper()}" if family else name
+
+
+def _right(checkpoint: str) -> str:
+    """Return how often a checkpoint is right, from its files, "" if that is not known."""
     folder = checkpoint_folder(checkpoint)
     file = folder / "metrics.json" if folder else None
     accuracy = read_json(file).get("test", {}).get("accuracy") if file and file.is_file() else None
-    name = checkpoint_text(checkpoint).removeprefix("bundled/")
-    return f"{name} · {of_100(accuracy['value'])}" if accuracy else name
+    return of_100(accuracy["value"]) if accuracy else ""
 
 
 def in_short(metrics: Mapping) -> str:
@@ -59,33 +84,26 @@ def _elsewhere(metrics: Mapping) -> str:
 
 def at_length(info: CheckpointInfo, metrics: Mapping, messages: Sequence[PredictionWarning] = ()) -> str:
     """Return a description of a checkpoint in Markdown, with its measured numbers and its warnings."""
-    facts = f"`{checkpoint_text(info.id)}` · {info.architecture} · revision `{info.revision}`"
-    return "\n\n".join([_with_intervals(metrics), *(warning.message for warning in messages), facts])
+    facts = f"`{checkpoint_text(info.id)}` · {info.architecture} · {_('revision')} `{info.revision}`"
+    return "\n\n".join([_with_intervals(metrics), *(translated(warning.message) for warning in messages), facts])
 
 
 def _with_intervals(metrics: Mapping) -> str:
     """Return how often a model is right, with intervals and what kind of test scans these were."""
-    measured = metrics.get("test", {})
-    accuracy, missed = measured.get("accuracy"), measured.get("tumor_miss_rate")
+    found = metrics.get("test", {})
+    accuracy, missed = found.get("accuracy"), found.get("tumor_miss_rate")
     if accuracy is None:
-        return NOT_MEASURED
-    sentences = [
-        f"This model was right on {_percent(accuracy['value'])} of {measured['n']:,} test scans "
-        f"({_interval(accuracy)})."
-    ]
+        return _(NOT_MEASURED)
+    sentences = [_(RIGHT, **_interval(accuracy), n=f"{found['n']:,}")]
     if missed:
-        sentences.append(
-            f"In {_percent(missed['value'])} of the scans with a tumor it recognized none ({_interval(missed)})."
-        )
-    return " ".join([*sentences, SPLIT_TEXTS.get(metrics.get("split"), "")]).strip()
+        sentences.append(_(MISSED, **_interval(missed)))
+    split = SPLIT_TEXTS.get(metrics.get("split"))
+    return " ".join([*sentences, _(split)] if split else sentences)
 
 
-def _interval(measured: Mapping) -> str:
-    return f"95\N{NO-BREAK SPACE}% interval {_percent(measured['low'])} to {_percent(measured['high'])}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}\N{NO-BREAK SPACE}%"
+def _interval(found: Mapping) -> dict[str, str]:
+    """Return a measured share and its 95 % interval in percent."""
+    return {name: f"{100 * found[key]:.1f}\N{NO-BREAK SPACE}%" for name, key in INTERVAL.items()}
 
 
 def of_100(fraction: float) -> str:

@@ -37,7 +37,7 @@ def build_page() -> gr.Blocks:
         with gr.Row(visible=False, elem_id="result") as result:
             components |= {"result": result} | _answer_column(allowed) | _map_column()
         components |= _gallery()
-        study_page.add(components["checkpoint"])
+        study_page.add(page, components["checkpoint"])
         components |= _about()
         components["session"] = gr.State(Session(tuple(strip.cases)), time_to_live=KEPT_SECONDS)
         connect(page, components, strip)
@@ -68,22 +68,23 @@ def _choosing(allowed: list[str]) -> tuple[CaseStrip, Components]:
         "delete": delete,
         "live": gr.HTML(js_on_load="element.setAttribute('role', 'status')", elem_id="live"),
         "notice": gr.HTML(elem_id="notice"),
-        "anyway": gr.Button(label(texts.ANYWAY), size="sm", visible=False, elem_id="anyway"),
     }
 
 
 def _answer_column(allowed: list[str]) -> Components:
-    with gr.Column(scale=2, min_width=300, elem_id="said"):
+    with gr.Column(scale=3, min_width=300, elem_id="said"):
         with gr.Column(visible=False, elem_id="quiz") as quiz:
             guess = gr.Radio([], label=label(texts.QUIZ), elem_id="guess")
             no_guess = gr.Button(label(texts.NO_GUESS), size="sm", elem_id="no-guess")
+        warnings = gr.HTML(elem_id="warnings")
+        anyway = gr.Button(label(texts.ANYWAY), size="sm", visible=False, elem_id="anyway")
         with gr.Column(visible=False, elem_id="answer") as answer:
             sentence = gr.HTML(elem_id="sentence")
-            doubt = gr.Button(visible=False, elem_id="doubt")
+            doubt = gr.Button(visible=False, size="sm", elem_id="doubt")
             target = gr.Radio([], label=label(texts.TARGET_LABEL), elem_id="target")
             covered = gr.HTML(elem_id="covered")
             checkpoint = gr.Radio(
-                [(measured.checkpoint_choice(name), name) for name in allowed],
+                measured.checkpoint_choices(allowed),
                 value=allowed[0],
                 label=label(texts.CHECKPOINT_LABEL),
                 visible=len(allowed) > 1,
@@ -94,6 +95,8 @@ def _answer_column(allowed: list[str]) -> Components:
         "quiz": quiz,
         "guess": guess,
         "no_guess": no_guess,
+        "warnings": warnings,
+        "anyway": anyway,
         "answer": answer,
         "sentence": sentence,
         "doubt": doubt,
@@ -110,13 +113,16 @@ def _map_column() -> Components:
             scan = gr.HTML(elem_id="scan", js_on_load=_script("panel.js"))
             overlay = gr.HTML(elem_id="overlay", js_on_load=_script("panel.js"))
         with gr.Column(visible=False, elem_id="reasons") as reasons:
-            progress = gr.HTML(elem_id="progress")
-            cancel = gr.Button(label(texts.CANCEL), size="sm", visible=False, elem_id="cancel")
+            with gr.Row(elem_id="status"):
+                hint = gr.HTML(texts.hint(), elem_id="hint")
+                progress = gr.HTML(elem_id="progress")
+                cancel = gr.Button(label(texts.CANCEL), size="sm", visible=False, elem_id="cancel")
             controls = _controls()
     return {
         "scan": scan,
         "overlay": overlay,
         "reasons": reasons,
+        "hint": hint,
         "progress": progress,
         "cancel": cancel,
         **controls,
@@ -130,15 +136,24 @@ def _controls() -> Components:
             methods,
             value=FIRST_METHOD,
             label=label(texts.METHOD_LABEL),
-            info=label(texts.METHOD_INFO),
+            scale=3,
             elem_id="method",
         )
-        opacity = gr.Slider(0, 1, OPACITY, step=0.05, label=label(texts.OPACITY_LABEL), elem_id="opacity", buttons=[])
+        opacity = gr.Slider(
+            minimum=0,
+            maximum=1,
+            value=OPACITY,
+            step=0.05,
+            label=label(texts.OPACITY_LABEL),
+            scale=2,
+            elem_id="opacity",
+            buttons=[],
+        )
+        with gr.Column(min_width=150, elem_id="toggles"):
+            outline = gr.Checkbox(False, label=label(texts.OUTLINE_LABEL), elem_id="outline")
+            as_model = gr.Checkbox(False, label=label(texts.AS_MODEL_LABEL), elem_id="as-model")
+            show_box = gr.Checkbox(False, label=label(texts.SHOW_BOX), visible=False, elem_id="show-box")
     caption = gr.HTML(elem_id="caption")
-    with gr.Row(elem_id="toggles"):
-        outline = gr.Checkbox(False, label=label(texts.OUTLINE_LABEL), elem_id="outline")
-        as_model = gr.Checkbox(False, label=label(texts.AS_MODEL_LABEL), elem_id="as-model")
-        show_box = gr.Checkbox(False, label=label(texts.SHOW_BOX), visible=False, elem_id="show-box")
     with gr.Row(elem_id="actions"):
         cover = gr.Button(label(texts.COVER_STRONGEST), size="sm", elem_id="cover")
         uncover = gr.Button(label(texts.UNCOVER), size="sm", visible=False, elem_id="uncover")

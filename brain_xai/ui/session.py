@@ -22,7 +22,6 @@ class Session:
 
     Attributes:
         cases: The cases that can be chosen.
-        verdicts: What the model made of those that were answered, by file.
         image: The uploaded file, None before the first one.
         case: The case on show, None if the image is the visitor's own.
         guess: What the visitor has guessed about the case; None before that.
@@ -34,7 +33,6 @@ class Session:
     """
 
     cases: tuple[Case, ...] = ()
-    verdicts: dict[str, str] = field(default_factory=dict)
     image: Upload = None
     case: Case | None = None
     guess: str | None = None
@@ -47,7 +45,7 @@ class Session:
     def show(self, image: Upload, case: Case | None = None) -> None:
         """Take another image in place of everything that belongs to the previous one."""
         self.stop()
-        self.__init__(self.cases, self.verdicts, image, case)
+        self.__init__(self.cases, image, case)
 
     def begin(self) -> threading.Event:
         """Stop the work that is being done, and return what stops the next."""
@@ -82,9 +80,9 @@ class PageUpdate(NamedTuple):
     """
 
     session: Any = gr.skip()
-    cases: Any = gr.skip()
     live: Any = gr.skip()
     notice: Any = gr.skip()
+    warnings: Any = gr.skip()
     anyway: Any = gr.skip()
     result: Any = gr.skip()
     quiz: Any = gr.skip()

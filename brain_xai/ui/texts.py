@@ -39,13 +39,12 @@ REFUSED = "This does not look like a brain MRI. No answer."
 
 SCAN_ALT = "The scan"
 SO_FAR = "The map so far"
-TAP = "Tap or paint over the scan to cover it: does the answer change?"
+TAP = "Tap or paint over the scan: does the answer change?"
 FULL_SCREEN = "Full screen"
 COVER_STRONGEST = "Cover strongest area"
 UNCOVER = "Uncover"
 COVERED = "With that covered: {now} {label}: {before} before, {after} now."
-METHOD_LABEL = "Kind of map"
-METHOD_INFO = "Best first: how often it points into the tumor in test scans, and its time"
+METHOD_LABEL = "Kind of map · how often it hits the tumor"
 TARGET_LABEL = "Tap a class to see what speaks for it"
 OPACITY_LABEL = "Strength of the colors"
 OUTLINE_LABEL = "Outline strongest areas"
@@ -69,7 +68,7 @@ READING = (
     "A map shows what **the model** used, not where a tumor is. A model can be right for the wrong reason.",
     "Colors on the skull, outside the head, or on written text are a warning: do not trust the answer then.",
 )
-SIGNED = "Orange speaks for it, blue against it."
+AGAINST = "What speaks most strongly against it is outlined: {where}."
 UNSIGNED = "The more orange, the more an area matters; this kind of map does not tell for from against."
 HITS = "In test scans with {label}, such maps point into the tumor in {hits}; a blind guess does in {chance}."
 NO_OUTLINE = "Nothing here reaches half of full color, so there is no strongest area."
@@ -124,6 +123,11 @@ def is_tumor(label: str) -> bool:
     return label != NO_TUMOR
 
 
+def checkpoint_unavailable(reason: str) -> str:
+    """Return the error for a checkpoint that cannot be loaded, with a reason that is public."""
+    return f"This model cannot be loaded at the moment. Choose another one, or try again later. {reason}"
+
+
 def unknown_checkpoint(allowed: Sequence[str]) -> str:
     """Return the error for a checkpoint that is not allowed."""
     return f"There is no such checkpoint here. Use one of: {', '.join(('default', *allowed))}."
@@ -169,6 +173,11 @@ def disclaimer() -> str:
 def cases_title() -> str:
     """Return the heading of the cases as HTML."""
     return f"<p>{_(CASES)}</p>"
+
+
+def hint() -> str:
+    """Return what can be done with the scan as HTML."""
+    return f"<p>{_(TAP)}</p>"
 
 
 def how_to_read() -> str:

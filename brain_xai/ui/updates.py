@@ -9,19 +9,18 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from brain_xai.classifier import Classifier, Prediction
+from brain_xai.classifier import Classifier
 from brain_xai.explanation import Cancelled, Explanation, color_scale
 from brain_xai.methods import METHODS
 from brain_xai.overlay import has_outline
-from brain_xai.summary import summarize
-from brain_xai.ui import covering, pace, texts, wording
-from brain_xai.ui.case_strip import strip_html, truth_html
-from brain_xai.ui.cases import verdict
+from brain_xai.summary import ONLY_AGAINST, summarize
+from brain_xai.ui import contrary, covering, pace, texts, wording
+from brain_xai.ui.case_strip import truth_html
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
 from brain_xai.ui.language import _
 from brain_xai.ui.session import PageUpdate, Question, Session
-from brain_xai.ui.viewer import draw_map, map_html, scan_html
+from brain_xai.ui.viewer import map_html, scan_html
 
 # In forward passes: methods that cost no more are drawn at once, others in a job that shows its progress.
 MAX_IMMEDIATE_COST = 12
@@ -80,11 +79,11 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     base = PageUpdate(
         session,
         live=_(texts.REFUSED) if refused else wording.sentence(classifier, prediction),
-        notice=wording.warnings_html(prediction.warnings),
+        notice="",
+        warnings=wording.warnings_html(prediction.warnings),
         anyway=gr.update(visible=refused),
         result=SHOWN,
         quiz=HIDDEN,
-        cases=strip_html(session.cases, verdicts_of(session, prediction), session.case),
         truth=truth_html(session.case, prediction, session.guess) if session.case else "",
         scan=panel(question, scan),
         **NOTHING_BESIDE,
@@ -104,20 +103,11 @@ def answered(question: Question, classifier: Classifier, scan: Image.Image) -> P
     return update._replace(reasons=SHOWN, overlay=shown.overlay, caption=shown.caption)
 
 
-def verdicts_of(session: Session, prediction: Prediction) -> dict[str, str]:
-    """Return what the model made of the cases that were answered, the one on show included."""
-    found = verdict(session.case, prediction) if session.case else None
-    if found:
-        session.verdicts[session.case.file] = found
-    return session.verdicts
-
-
 def map_shown(question: Question, classifier: Classifier) -> PageUpdate:
     """Show the visitor's map, with the words below it."""
     session = question.session
     caption = words(question, classifier)
-    image = session.explanation.view if question.as_model else session.explanation.original
-    drawn = map_html(draw_map(question, session.explanation), texts.plain(caption), image.width / image.height)
+    drawn = map_html(question, session.explanation, texts.plain(caption))
     return PageUpdate(session, overlay=drawn, caption=caption, reasons=SHOWN)
 
 
@@ -125,7 +115,12 @@ def words(question: Question, classifier: Classifier) -> str:
     """Return what is said below the visitor's map, as HTML."""
     explanation = question.session.explanation
     others = [other for other in question.session.maps.values() if other.target == explanation.target]
-    sentence = summarize(explanation, others, classifier).text(_)
+    summary = summarize(explanation, others, classifier)
+    sentence = summary.text(_)
+    if where := contrary.where(explanation):
+        if not (summary.areas or summary.against):
+            sentence = _(ONLY_AGAINST)  # what speaks against it may be pale, but it is why there is a warning
+        sentence = f"{sentence} {_(texts.AGAINST, where=_(where))}"
     if question.outline and not has_outline(explanation):
         sentence = f"{sentence} {_(texts.NO_OUTLINE)}"
     measured = ""  # it holds for the class that was recognized, and says nothing about another one
@@ -201,13 +196,12 @@ def _preview(question: Question, classifier: Classifier, attribution: np.ndarray
         unit=method.unit,
         signed=method.signed,
     )
-    image = last.view if question.as_model else last.original
-    return PageUpdate(overlay=map_html(draw_map(question, partial), _(texts.SO_FAR), image.width / image.height))
+    return PageUpdate(overlay=map_html(question, partial, _(texts.SO_FAR)))
 
 
 def panel(question: Question, scan: Image.Image) -> str:
     """Return the panel of the scan, on which spots can be covered."""
-    return scan_html(question, question.session.explanation, scan, "" if question.as_model else _(texts.TAP))
+    return scan_html(question, question.session.explanation, scan, "")
 
 
 def covered(question: Question, region: Callable[[Classifier, Image.Image], np.ndarray | None]) -> PageUpdate:

@@ -10,6 +10,7 @@ async function send(file) {
   }
   note().textContent = say().busy;
   element.classList.add("asked"); // the page makes room for the answer at once
+  for (const button of document.querySelectorAll("#cases [aria-pressed=true]")) button.ariaPressed = false;
   try {
     const { path, url } = await upload(file);
     props.value = { path, url, size: file.size, meta: { _type: "gradio.FileData" } };

@@ -7,14 +7,17 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from brain_xai.color_bar import MARGIN, color_bar, ends
 from brain_xai.explanation import Explanation
-from brain_xai.overlay import draw_box
-from brain_xai.ui import texts
+from brain_xai.overlay import Bar, draw_box, draw_outline
+from brain_xai.ui import contrary, texts
 from brain_xai.ui.language import _
 from brain_xai.ui.session import Question
 
 MAX_SIDE = 1024
 COVERED_COLOR = (0, 0, 0)
+# Where the colors are in the color bar, which is drawn below the map in the visitor's language.
+BAR_WIDTH, BAR_TOP, BAR_BOTTOM = 320, 12, 32
 FULL_SCREEN_ICON = (
     '<svg viewBox="0 0 24 24" width="22" height="22" fill="none" stroke="currentColor" stroke-width="2" '
     'aria-hidden="true"><path d="M4 9V4h5M20 9V4h-5M4 15v5h5M20 15v5h-5"/></svg>'
@@ -33,25 +36,42 @@ def scan_html(question: Question, explanation: Explanation | None, gray: Image.I
         image = Image.fromarray(pixels)
     if question.show_box and session.case and session.case.box and not question.as_model:
         image = draw_box(image, session.case.box)
-    return _panel(image, _(texts.SCAN_ALT), caption, "tappable" if caption == _(texts.TAP) else "")
+    tappable = explanation is not None and not question.as_model
+    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return _panel(image, _(texts.SCAN_ALT), words, "tappable" if tappable else "")
 
 
-def map_html(image: Image.Image, alt: str, aspect: float) -> str:
-    """Return the panel of a map, an overlay with its color bar; `aspect` is that of the scan above the bar."""
-    return _panel(image, alt, "", "", aspect)
+def map_html(question: Question, explanation: Explanation, alt: str) -> str:
+    """Return the panel of a map, with what its colors mean."""
+    bar = color_bar(BAR_WIDTH, explanation.scale, question.opacity, signed=explanation.signed)
+    colors = data_url(bar.crop((MARGIN, BAR_TOP, bar.width - MARGIN, BAR_BOTTOM)))
+    words = "".join(f"<span>{escape(word)}</span>" for word in colors_mean(explanation))
+    legend = f'<figcaption class="legend" style="--colors:url({colors})">{words}</figcaption>'
+    return _panel(draw_map(question, explanation), alt, legend, "")
 
 
-def draw_map(question: Question, explanation: Explanation) -> Image.Image:
-    """Draw a map as the visitor wants to see it."""
+def draw_map(question: Question, explanation: Explanation, bar: Bar = "none") -> Image.Image:
+    """Draw a map as the visitor wants to see it, with a line around what speaks strongly against its answer."""
     case = question.session.case
     box = case.box if case and question.show_box else None
     on = "model" if question.as_model else "original"
-    return explanation.image(question.opacity, question.outline, on=on, box=box)
+    drawn = explanation.image(question.opacity, question.outline, on=on, box=box, bar=bar)
+    against = contrary.spot(explanation)
+    if against is None:
+        return drawn
+    plain = explanation.image(question.opacity, question.outline, on=on, box=box, bar="none")
+    drawn.paste(draw_outline(plain, against, explanation, on), (0, 0))
+    return drawn
 
 
-def _panel(image: Image.Image, alt: str, caption: str, kind: str, aspect: float = 0.0) -> str:
-    aspect = aspect or image.width / image.height
-    words = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+def colors_mean(explanation: Explanation) -> tuple[str, str]:
+    """Return what both ends of the colors of a map mean."""
+    left, right = ends(explanation.signed)
+    return _(left), _(right)
+
+
+def _panel(image: Image.Image, alt: str, words: str, kind: str) -> str:
+    aspect = image.width / image.height
     return (
         f'<figure class="panel {kind}" style="--aspect:{aspect:.3f}"><img src="{data_url(image)}" alt="{escape(alt)}" '
         f'width="{image.width}" height="{image.height}" draggable="false">'

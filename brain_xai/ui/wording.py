@@ -106,11 +106,9 @@ def usable(classifier: Classifier) -> list[str]:
 
 def caption_html(method: Method, label: str, sentence: str, quality: str) -> str:
     """Return the words below a map: what it explains and shows, how to read it, how good such maps are."""
-    colors = _(texts.SIGNED if method.signed else texts.UNSIGNED)
-    return (
-        f"<p><strong>{escape(method.title)}, {escape(texts.label_text(label))}.</strong> {escape(sentence)}</p>"
-        f'<p class="fine-print">{colors} {escape(quality)}</p>'
-    )
+    first = f"<p><strong>{escape(method.title)}, {escape(texts.label_text(label))}.</strong> {escape(sentence)}</p>"
+    more = " ".join(filter(None, ("" if method.signed else _(texts.UNSIGNED), quality)))
+    return first + (f'<p class="fine-print">{escape(more)}</p>' if more else "")
 
 
 def _method_text(method: Method, hits: float | None, seconds: float) -> str:

@@ -9,7 +9,7 @@ import pytest
 from brain_xai import METHODS
 from brain_xai.preprocess import MAX_FILE_BYTES
 from tests.helpers.scans import make_scan
-from tests.helpers.served import job_threads, save_tiny_checkpoint, served, wait_until
+from tests.helpers.served import add_case, job_threads, save_tiny_checkpoint, served, wait_until
 
 sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -17,6 +17,13 @@ ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 )
+# Layout shifts count unless they follow at once on what the visitor did, as in the measure "cumulative layout shift".
+WATCH_SHIFTS = """
+window.shifts = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+}).observe({ type: "layout-shift", buffered: true });
+"""
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")]
 
 
@@ -24,6 +31,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no c
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     quick = save_tiny_checkpoint(folder / "quick", ("glioma", "notumor"))
+    add_case(quick, "glioma")
     slow = save_tiny_checkpoint(folder / "slow", ("glioma", "notumor"), side=1024)
     with served(quick, slow) as (_, address):
         yield address
@@ -42,11 +50,12 @@ def visit(browser, address):
     """Return a function that opens the page as a new visitor; fails if the page asks another machine for anything."""
     contexts, elsewhere = [], []
 
-    def open_page(width: int = 1280, height: int = 900):
+    def open_page(width: int = 1280, height: int = 900, script: str = ""):
         context = browser.new_context(viewport={"width": width, "height": height})
         contexts.append(context)
         context.set_default_timeout(200_000)  # long, for a busy machine
         page = context.new_page()
+        page.add_init_script(script)
         page.on(
             "request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url, address) else None
         )
@@ -113,6 +122,36 @@ def test_a_case_is_one_click_away(visit):
     if page.locator("#no-guess").is_visible():
         page.locator("#no-guess").click()
     page.locator("#overlay img").wait_for()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_answer_map_and_controls_are_on_the_first_screen(width, height, visit, scan):
+    page = visit(width, height)
+    choose(page, scan)
+    page.locator("#caption p").first.wait_for()
+    for part in ("#sentence h2", "#overlay img", "#method", "#opacity", "#outline", "#target label >> nth=1"):
+        box = page.locator(part).bounding_box()
+        assert 0 <= box["y"] <= height - box["height"], f"{part}: {box}"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)])
+def test_nothing_jumps(width, height, visit, scan):
+    page = visit(width, height, WATCH_SHIFTS)
+    page.locator("#cases .verdict:not(:empty)").wait_for()
+    page.locator("#cases button").first.click()
+    page.locator("#guess label").first.click()
+    page.locator("#overlay img").wait_for()
+    choose(page, scan)
+    page.locator("#compare").click()
+    page.locator("#gallery").get_by_text("Saliency", exact=True).wait_for()
+    page.locator("#cancel").wait_for(state="hidden")
+    assert page.evaluate("window.shifts") < 0.1
+
+
+def test_the_strip_says_what_the_model_makes_of_a_case_before_it_is_clicked(visit):
+    verdict = visit().locator("#cases .verdict:not(:empty)")
+    verdict.wait_for()
+    assert verdict.inner_text() in ("model right", "model unsure", "model wrong", "refused")
 
 
 def test_a_bad_file_gets_a_sentence_and_takes_the_answer_away(visit, scan, tmp_path):
@@ -185,10 +224,9 @@ def test_all_methods_side_by_side(width, visit, scan):
     page = visit(width)
     first = choose(page, scan)
     page.locator("#compare").click()
-    page.locator("#gallery img").nth(len(METHODS)).wait_for(state="attached")  # loaded only once it is near the screen
     for method in METHODS.values():
         caption = page.locator("#gallery").get_by_text(method.title, exact=True)
-        assert caption.is_visible()
+        caption.wait_for()
         assert caption.evaluate("caption => caption.scrollWidth <= caption.clientWidth"), "nothing is cut off"
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     page.locator("#cancel").wait_for(state="hidden")

@@ -21,6 +21,7 @@ from brain_xai.ui.hub_follower import prefetch
 from brain_xai.ui.page import build_page
 from brain_xai.ui.privacy import isolate_upload_folder
 from brain_xai.ui.serving import launch
+from tests.helpers.scans import make_scan
 
 METRICS = {
     "split": "purged",
@@ -45,6 +46,14 @@ def save_tiny_checkpoint(
     )
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     return str(folder)
+
+
+def add_case(checkpoint: str, label: str) -> None:
+    """Give a checkpoint a case whose truth is known, as the published ones have."""
+    folder = Path(checkpoint) / "examples"
+    folder.mkdir()
+    make_scan(label, 5, side=120).save(folder / "scan.png")
+    (folder / "cases.csv").write_text(f"file,caption,label,credit,lesson\nscan.png,A drawing,{label},drawn,Look.\n")
 
 
 def free_port() -> int:

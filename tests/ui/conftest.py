@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from tests.helpers.scans import LABELS, make_scan
-from tests.helpers.served import save_tiny_checkpoint
+from tests.helpers.served import save_tiny_checkpoint, served
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,20 @@ def scan(folder) -> Path:
     path = folder / "scan.png"
     make_scan("glioma", 0, side=90).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def app(tiny):
+    """The page and its address, served while the tests of a file run."""
+    with served(tiny) as page_and_address:
+        yield page_and_address
+
+
+@pytest.fixture(scope="module")
+def page(app) -> gr.Blocks:
+    return app[0]
+
+
+@pytest.fixture(scope="module")
+def address(app) -> str:
+    return app[1]

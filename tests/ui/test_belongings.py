@@ -14,32 +14,21 @@ import pytest
 from brain_xai.ui import privacy
 from brain_xai.ui.visitors import stored_name
 from tests.helpers.scans import make_scan
-from tests.helpers.served import served, wait_until
+from tests.helpers.served import wait_until
 
 FILE_DATA = {"_type": "gradio.FileData"}
 
 
 @pytest.fixture(scope="module")
-def app(tiny):
-    with served(tiny) as page_and_address:
-        yield page_and_address
-
-
-@pytest.fixture(scope="module")
-def page(app) -> gr.Blocks:
-    return app[0]
-
-
-@pytest.fixture(scope="module")
-def address(app) -> str:
-    return f"{app[1]}gradio_api/"
+def api(address) -> str:
+    return f"{address}gradio_api/"
 
 
 class Visitor:
     """A session as the page's JavaScript has one."""
 
-    def __init__(self, page: gr.Blocks, address: str):
-        self.page, self.address, self.session = page, address, uuid.uuid4().hex[:11]
+    def __init__(self, page: gr.Blocks, api: str):
+        self.page, self.api, self.session = page, api, uuid.uuid4().hex[:11]
 
     def upload(self, number: int, name: str = "JANE_DOE_1961-04-03.png") -> dict:
         image = make_scan("glioma", number, side=90)
@@ -47,15 +36,15 @@ class Visitor:
         image.save(path, "PNG")
         files = {"files": (name, path.read_bytes())}
         path.unlink()
-        [path] = httpx.post(f"{self.address}upload", files=files).json()
+        [path] = httpx.post(f"{self.api}upload", files=files).json()
         return {"path": path, "orig_name": name, "meta": FILE_DATA}
 
     def call(self, function: str, *data: object) -> list:
         """Call one of the page's functions through the queue and return what it answers."""
         index = next(index for index, block_function in self.page.fns.items() if block_function.name == function)
         body = {"data": data, "fn_index": index, "session_hash": self.session}
-        httpx.post(f"{self.address}queue/join", json=body).raise_for_status()
-        with httpx.stream("GET", f"{self.address}queue/data?session_hash={self.session}", timeout=120) as events:
+        httpx.post(f"{self.api}queue/join", json=body).raise_for_status()
+        with httpx.stream("GET", f"{self.api}queue/data?session_hash={self.session}", timeout=120) as events:
             for line in events.iter_lines():
                 event = json.loads(line.removeprefix("data: ")) if line else {}
                 if event.get("msg") == "process_completed":
@@ -71,20 +60,20 @@ class Visitor:
     @contextmanager
     def reading(self):
         """The page is open: its heartbeat is what tells Gradio that the visitor is there."""
-        with httpx.stream("GET", f"{self.address}heartbeat/{self.session}", timeout=120) as heartbeat:
+        with httpx.stream("GET", f"{self.api}heartbeat/{self.session}", timeout=120) as heartbeat:
             lines = heartbeat.iter_lines()  # while it is kept, the connection is
             next(lines)
             yield
 
 
 @pytest.fixture
-def visitor(page, address) -> Visitor:
-    return Visitor(page, address)
+def visitor(page, api) -> Visitor:
+    return Visitor(page, api)
 
 
 @pytest.fixture
-def other(page, address) -> Visitor:
-    return Visitor(page, address)
+def other(page, api) -> Visitor:
+    return Visitor(page, api)
 
 
 def examples(page: gr.Blocks) -> list[Path]:
@@ -107,26 +96,26 @@ def test_an_upload_keeps_of_its_name_only_the_format(name, stored):
     assert stored_name(name) == stored
 
 
-def test_no_file_and_no_header_holds_the_name_of_an_upload(visitor, page, address):
+def test_no_file_and_no_header_holds_the_name_of_an_upload(visitor, page, api):
     image = visitor.upload(1)
     answered = visitor.explain(image)
     assert Path(image["path"]).name == "scan.png"
     for path in (image["path"], *answered):
-        answer = httpx.get(f"{address}file={path}")
+        answer = httpx.get(f"{api}file={path}")
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "no-store"
         assert "jane" not in str(answer.headers).lower()
     folder = Path(page.app.uploaded_file_dir)
     assert not [path for path in folder.parent.rglob("*") if "jane" in path.name.lower()]
-    assert httpx.get(f"{address}deep_link?session_hash={visitor.session}").status_code == 404
-    assert httpx.post(f"{address}process_recording", files={"video": b"JANE"}).status_code == 404
+    assert httpx.get(f"{api}deep_link?session_hash={visitor.session}").status_code == 404
+    assert httpx.post(f"{api}process_recording", files={"video": b"JANE"}).status_code == 404
     assert not [path for path in folder.rglob("*") if path.is_file() and b"JANE" in path.read_bytes()]
 
 
-def test_no_answer_is_kept_in_a_cache(visitor, address):
+def test_no_answer_is_kept_in_a_cache(visitor, api):
     image = visitor.upload(2)
-    event = httpx.post(f"{address}call/predict", json={"data": [image, "default"]})
-    answers = [event, httpx.get(f"{address}call/predict/{event.json()['event_id']}"), httpx.get(f"{address}info")]
+    event = httpx.post(f"{api}call/predict", json={"data": [image, "default"]})
+    answers = [event, httpx.get(f"{api}call/predict/{event.json()['event_id']}"), httpx.get(f"{api}info")]
     assert "probabilities" in answers[1].text
     assert [answer.headers["cache-control"] for answer in answers] == ["no-store"] * 3
 
@@ -157,6 +146,14 @@ def test_another_image_or_none_deletes_the_previous_one(visitor):
     assert all(path.exists() for path in after)
     visitor.call("forget_previous", None)
     assert not any(path.exists() for path in after)
+
+
+def test_a_case_deletes_what_the_visitor_had_before(visitor, page):
+    image = visitor.upload(8)
+    before = [Path(image["path"]), *visitor.explain(image)]
+    visitor.call("forget_for_case")
+    assert not any(path.exists() for path in before)
+    assert all(path.exists() for path in examples(page))
 
 
 def test_what_is_computed_after_the_visitor_has_gone_is_deleted_too(visitor, page):

@@ -57,6 +57,11 @@ def image_in(html: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
+def size_of(file: str) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
+
+
 def test_without_an_image_nothing_happens():
     assert list(handlers.on_question(Question(Session()))) == []
 
@@ -76,6 +81,7 @@ def test_an_upload_is_answered_and_explained_at_once(question, scan, tiny):
     assert update.answer["visible"] is update.reasons["visible"] is update.result["visible"] is True
     assert image_in(update.scan).size == (90, 90)
     assert image_in(update.overlay).width >= 480
+    assert "strongly against" in update.overlay  # the ends of the colors
 
 
 def test_the_method_survives_another_image_and_the_class_does_not(question, scan):
@@ -158,9 +164,12 @@ def test_a_new_question_stops_the_work_for_the_previous_one(handler, asked):
 def test_all_methods_side_by_side_one_by_one(asked):
     steps = list(handlers.on_compare(replace(asked, target="glioma")))
     galleries = [step.gallery["value"] for step in steps if step.gallery != gr.skip()]
-    assert [len(gallery) for gallery in galleries] == list(range(2, len(METHODS) + 2))
+    assert {len(gallery) for gallery in galleries} == {len(METHODS) + 1}  # each map has its place from the beginning
+    ready = [[caption for _, caption in gallery if not caption.endswith(" …")] for gallery in galleries]
+    assert [len(captions) for captions in ready] == list(range(1, len(METHODS) + 2))
     assert galleries[-1][0][1] == texts.THE_SCAN
-    assert {caption for _, caption in galleries[-1][1:]} == {method.title for method in METHODS.values()}
+    assert set(ready[-1][1:]) == {method.title for method in METHODS.values()}
+    assert len({size_of(file) for file, _ in (*galleries[0], *galleries[-1])}) == 1
     assert "glioma" in steps[-2].gallery["label"] if steps[-2].gallery != gr.skip() else True
     assert asked.session.explanation.method == "grad_cam"  # the chosen map stays
     update = handlers.on_tile(replace(asked, target="glioma"), 1)
@@ -252,13 +261,13 @@ def test_no_brain_mri_gets_no_answer_unless_the_visitor_insists(question, scan, 
     assert refused.answer["visible"] is refused.reasons["visible"] is False
     assert refused.anyway["visible"] is True
     assert refused.overlay == ""
-    assert "No brain." in refused.notice
+    assert "No brain." in refused.warnings
     assert refused.sentence == gr.skip()
     question.session.accepted = True
     shown = updates.answered(question, warned, image)
     assert shown.answer["visible"] is True
     assert shown.anyway["visible"] is False
-    assert "No brain." in shown.notice
+    assert "No brain." in shown.warnings
 
 
 def test_evidence_against_offers_the_map_of_the_likeliest_tumor(question, scan, tiny):
@@ -286,7 +295,7 @@ def test_the_page_may_show_another_model_with_a_warning(question, tmp_path, monk
     monkeypatch.setenv("BRAIN_XAI_CHECKPOINTS", "org/never-fetched")
     update = together(handlers.on_question(replace(question, checkpoint="org/never-fetched")))
     assert question.session.explanation.prediction.checkpoint.id == bundled_checkpoints()[0]
-    assert "org/never-fetched could not be fetched" in update.notice
+    assert "org/never-fetched could not be fetched" in update.warnings
 
 
 def test_the_model_is_described_with_its_numbers_and_revision(tiny):
@@ -297,6 +306,18 @@ def test_the_model_is_described_with_its_numbers_and_revision(tiny):
     assert {key for _, key in methods["choices"]} == set(METHODS)
     assert "diagnosis" in limits
     assert "bibtex" in links
+
+
+def test_the_strip_says_what_each_model_makes_of_the_cases_before_any_answer(tiny, scan, tmp_path):
+    label = load_checkpoint(tiny).predict(scan).label
+    (tmp_path / "same.png").write_bytes(scan.read_bytes())
+    right = Case(str(scan), "one", label)
+    wrong = Case(str(tmp_path / "same.png"), "two", next(name for name in LABELS if name != label))
+    shown = handlers.on_verdicts(Session(cases=(right, wrong)), "default")
+    assert re.findall('class="verdict">([^<]*)<', shown) == ["model right", "model wrong"]
+    shown = handlers.on_verdicts(Session(cases=(right,), case=right), "no such checkpoint")
+    assert re.findall('class="verdict">([^<]*)<', shown) == [""]
+    assert 'aria-pressed="true"' in shown
 
 
 def test_each_visitor_has_a_session_of_their_own():

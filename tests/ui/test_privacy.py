@@ -27,21 +27,12 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length"
 
 @pytest.fixture(scope="module")
 def app(tiny):
+    """The page with a case of its own."""
     (Path(tiny) / "examples").mkdir()
     make_scan("pituitary", 5).save(Path(tiny) / "examples" / "pituitary.png")
     (Path(tiny) / "examples" / "cases.csv").write_text("file,label\npituitary.png,pituitary\n")
     with served(tiny) as page_and_address:
         yield page_and_address
-
-
-@pytest.fixture(scope="module")
-def page(app) -> gr.Blocks:
-    return app[0]
-
-
-@pytest.fixture(scope="module")
-def address(app) -> str:
-    return app[1]
 
 
 @pytest.fixture(scope="module")
