@@ -24,6 +24,8 @@ NOTES = {
     "uneven_slices": "The slices are not evenly spaced, or some are missing. Distances in the saved map are a mean.",
     "unreadable_files": "Some files could not be read and were left out.",
     "not_mr": "The files say that this is not an MR scan. The model knows MR scans only.",
+    "other_kind": "The files say that this is a kind of MR image that the model does not know, such as diffusion, "
+    "perfusion, phase, vessels or a scout.",
     "burned_in": "The files say that there is text in the images. It may name the patient: do not share the images.",
     "color": "The images are colored. They are read as gray.",
 }
@@ -72,6 +74,7 @@ def read_dicom(sources: Sequence[Source], series: int | None = None) -> Volume:
         "uneven_slices": uneven,
         "unreadable_files": broken > 0,
         "not_mr": not first.mr,
+        "other_kind": first.mr and any(frame.file.other_kind for frame in stack.frames),
         "burned_in": any(frame.file.burned_in for frame in stack.frames),
         "color": first.samples == 3,
     }

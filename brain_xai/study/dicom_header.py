@@ -39,6 +39,8 @@ PIXEL_TAGS = [
 HEADER_TAGS = [
     *PIXEL_TAGS,
     "Modality",
+    "ImageType",
+    "ScanningSequence",
     "SOPInstanceUID",
     "SeriesInstanceUID",
     "InstanceNumber",
@@ -55,6 +57,13 @@ HEADER_TAGS = [
     "PerFrameFunctionalGroupsSequence",
 ]
 DEFLATED = "1.2.840.10008.1.2.1.99"
+# Words in the type of an MR image that tell what the model was not trained on: diffusion, perfusion, phase, vessels,
+# projections and scouts. "P" is a phase image, "EP" a sequence that is hardly ever used for anything else.
+OTHER_TYPES = {
+    *("DIFFUSION", "ADC", "FA", "TRACEW", "PERFUSION", "ASL", "PHASE", "PHASE MAP", "P", "SWI", "LOCALIZER"),
+    *("MIP", "MNIP", "MIN IP", "PROJECTION IMAGE", "ANGIO", "VELOCITY", "FMRI", "T2 STAR", "T2_STAR"),
+}
+OTHER_SEQUENCE = "EP"
 GRAY, COLOR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -74,6 +83,7 @@ class FileFacts:
         samples: 1 if gray, 3 if colored.
         inverted: Whether the lowest value is shown white (MONOCHROME1).
         mr: Whether the file says that it is an MR image.
+        other_kind: Whether it says that it is a kind of MR image that models do not learn from.
         burned_in: Whether the file says that there is text in the image.
     """
 
@@ -88,6 +98,7 @@ class FileFacts:
     samples: int
     inverted: bool
     mr: bool
+    other_kind: bool
     burned_in: bool
 
 
@@ -177,6 +188,7 @@ def _facts(dataset: Any) -> FileFacts:
         samples=int(dataset.get("SamplesPerPixel") or 1),
         inverted=photometric == "MONOCHROME1",
         mr=str(dataset.get("Modality", "MR")).upper() == "MR",
+        other_kind=_is_other_kind(dataset),
         burned_in=str(dataset.get("BurnedInAnnotation", "NO")).upper() == "YES",
     )
     if facts.frames > MAX_SLICES:
@@ -187,6 +199,18 @@ def _facts(dataset: Any) -> FileFacts:
     if min(facts.rows, facts.columns, facts.frames) < 1 or facts.samples not in (1, 3) or not possible:
         raise UnreadableStudy(DAMAGED)
     return facts
+
+
+def _is_other_kind(dataset: Any) -> bool:
+    """Tell whether an MR image is one of diffusion, perfusion, phase or vessels, or a scout."""
+    types, sequences = (_words(dataset.get(keyword)) for keyword in ("ImageType", "ScanningSequence"))
+    return bool(types & OTHER_TYPES) or OTHER_SEQUENCE in sequences
+
+
+def _words(value: Any) -> set[str]:
+    """Return the words of an element that holds none, one or several."""
+    values = [value] if isinstance(value, str) else value or ()
+    return {str(word).strip().upper() for word in values}
 
 
 def _frames(dataset: Any, facts: FileFacts, source: int) -> Iterator[Frame]:

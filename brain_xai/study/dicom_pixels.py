@@ -14,6 +14,8 @@ from brain_xai.unreadable import UnreadableStudy
 
 # JPEG markers that begin a frame: all of C0 to CF but the tables DHT, JPG and DAC, and F7 of JPEG-LS.
 JPEG_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+# Lossy JPEG with 8 or 12 bits, and what decodes 8 of them only.
+JPEG_EXTENDED, EIGHT_BIT_PLUGINS = "1.2.840.10008.1.2.4.51", ("gdcm", "pillow")
 JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 
 
@@ -50,7 +52,7 @@ def _decoded(dataset: Any, facts: FileFacts, wanted: Collection[int]) -> Iterato
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
-        _check_decoder(syntax, get_decoder)
+        _check_decoder(syntax, get_decoder, facts)
         for frame in generate_frames(dataset.PixelData, number_of_frames=facts.frames):
             _check_frame(frame, facts)
     numbers = sorted(wanted)
@@ -61,15 +63,22 @@ def _decoded(dataset: Any, facts: FileFacts, wanted: Collection[int]) -> Iterato
         yield number, _upright(gray, facts)
 
 
-def _check_decoder(syntax: Any, get_decoder: Callable[[Any], Any]) -> None:
+def _check_decoder(syntax: Any, get_decoder: Callable[[Any], Any], facts: FileFacts) -> None:
     try:
-        available = get_decoder(syntax).is_available
+        plugins = get_decoder(syntax).available_plugins
     except NotImplementedError:
         raise UnreadableStudy(
             "The DICOM file is compressed in a way that cannot be read here, such as video. Save it without "
             "compression, then retry."
         ) from None
-    if not available:
+    if syntax == JPEG_EXTENDED and facts.bits_stored > 8:
+        plugins = tuple(plugin for plugin in plugins if plugin not in EIGHT_BIT_PLUGINS)
+        if not plugins:
+            raise UnreadableStudy(
+                "The DICOM file is a JPEG with 12 bits, which cannot be read here. Save it without compression, then "
+                "retry."
+            )
+    if not plugins:
         raise UnreadableStudy(f"What decodes this DICOM file's compression is not installed. {MEDICAL_TEXT}")
 
 

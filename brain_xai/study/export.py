@@ -1,44 +1,98 @@
-"""Take a study's answers away: a table, and the map as a volume that lies on the scan in any viewer."""
+"""Take a study's answers away: rows, a table, the map as a volume that lies on the scan in any viewer, or all of it."""
 
 import csv
 import gzip
 import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from brain_xai.study.explain import Progress, StudyExplanation
 from brain_xai.study.nifti import nibabel_formats
+from brain_xai.study.report import report_html
+from brain_xai.study.secondary_capture import to_dicom
 
 # A spreadsheet takes a cell that begins with one of these for a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def table(explained: StudyExplanation) -> str:
-    """Return the answers as CSV, one row per slice, in the order of the study.
+def rows(explained: StudyExplanation) -> list[dict[str, Any]]:
+    """Return the answers as one row per slice, in the order of the study, ready for `pandas.DataFrame`.
 
-    Columns: `slice` (from 1), `place` ("inside", "edge" or "outside" of the head), `x`, `y`, `z` (its center in
-    millimeters, RAS+; empty if the files do not say), `label`, `p_<label>` for every class, `warnings` (codes),
-    `checkpoint` and `revision`.
+    Args:
+        explained: The study.
+
+    Returns:
+        Rows with the same keys: `slice` (int, from 1), `place` ("inside", "edge" or "outside" of the head), `x`, `y`,
+        `z` (float, its center in millimeters, RAS+; None if the files do not say), `label` (str), `p_<label>` (float,
+        0 to 1) for every class, `warnings` (codes with spaces between them), `checkpoint` and `revision`.
     """
-    labels, output = explained.classifier.label_names, io.StringIO()
-    writer = csv.writer(output, lineterminator="\r\n")
-    positions = ("x", "y", "z")
-    header = ["slice", "place", *positions, "label", *(f"p_{label}" for label in labels), "warnings", "checkpoint"]
-    writer.writerow([_cell(name) for name in (*header, "revision")])
+    study, made = explained.study, []
     for index, prediction in enumerate(explained.predictions):
-        center = explained.study.center(index) if explained.study.volume.located else None
-        row = [
-            index + 1,
-            explained.places[index].value,
-            *(["", "", ""] if center is None else [f"{part:.2f}" for part in center]),
-            _cell(prediction.label),
-            *(f"{prediction.probabilities[label]:.6f}" for label in labels),
-            _cell(" ".join(warning.code for warning in prediction.warnings)),
-            _cell(prediction.checkpoint.id),
-            _cell(prediction.checkpoint.revision),
-        ]
-        writer.writerow(row)
+        center = study.center(index) if study.volume.located else (None, None, None)
+        made.append(
+            {
+                "slice": index + 1,
+                "place": explained.places[index].value,
+                **dict(zip("xyz", center, strict=True)),
+                "label": prediction.label,
+                **{f"p_{label}": prediction.probabilities[label] for label in explained.classifier.label_names},
+                "warnings": " ".join(warning.code for warning in prediction.warnings),
+                "checkpoint": prediction.checkpoint.id,
+                "revision": prediction.checkpoint.revision,
+            }
+        )
+    return made
+
+
+def table(explained: StudyExplanation) -> str:
+    """Return the `rows` of a study as CSV; cells that a spreadsheet would take for a formula begin with an apostrophe.
+
+    Args:
+        explained: The study.
+
+    Returns:
+        Text with a header; lines end as in RFC 4180.
+    """
+    found, output = rows(explained), io.StringIO()
+    writer = csv.writer(output, lineterminator="\r\n")
+    writer.writerow([_cell(name) for name in found[0]])
+    for row in found:
+        writer.writerow([_cell(_written(name, value)) for name, value in row.items()])
     return output.getvalue()
+
+
+def save(explained: StudyExplanation, path: str | os.PathLike, progress: Progress | None = None) -> Path:
+    """Save what a study gives, in the form that the ending of a path names.
+
+    Args:
+        explained: The study.
+        path: Ends with .csv (`table`), .html (`report_html`), .nii.gz (`to_nifti`) or .dcm (`to_dicom`); its folder is
+            made if it is missing.
+        progress: For maps, see `to_nifti`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The ending is another one.
+    """
+    path = Path(path)
+    forms: dict[str, Callable[[], bytes]] = {
+        ".csv": lambda: table(explained).encode("utf-8-sig"),
+        ".html": lambda: report_html(explained).encode(),
+        ".nii.gz": lambda: to_nifti(explained, progress),
+        ".dcm": lambda: to_dicom(explained, progress),
+    }
+    made = next((form for ending, form in forms.items() if path.name.lower().endswith(ending)), None)
+    if made is None:
+        raise ValueError(f"{path.name!r} does not end with one of: {', '.join(forms)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(made())
+    return path
 
 
 def to_nifti(explained: StudyExplanation, progress: Progress | None = None) -> bytes:
@@ -67,7 +121,23 @@ def to_nifti(explained: StudyExplanation, progress: Progress | None = None) -> b
     return gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
 
 
-def _cell(value: object) -> str:
-    """Return text that no spreadsheet takes for a formula."""
-    text = str(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+def _written(name: str, value: Any) -> str:
+    """Return a value as text: probabilities with six decimals, millimeters with two."""
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f}" if name in ("x", "y", "z") else f"{value:.6f}"
+
+
+def _cell(text: str) -> str:
+    """Return text that no spreadsheet takes for a formula; a number below zero is none."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -22,6 +22,16 @@ CHECKED_FOR_TEXT = 7
 TEXT = Note(
     "text_in_image", "There seems to be text in a corner of the slices. It may name the patient: look before you share."
 )
+# Pixels longer than wide by this factor come from slices that were cut across.
+ACROSS_FACTOR = 2.5
+ACROSS = Note(
+    "across_slices",
+    "These images are cut across the slices that the scanner took. They are coarse in one direction, and models do not "
+    "know such images. Choose the plane as scanned.",
+)
+# Slices are oblique if their normal is further than this from every axis of the head, in degrees.
+OBLIQUE_DEGREES = 30
+OBLIQUE = Note("oblique", "The slices lie askew between the planes that the model knows: axial, coronal and sagittal.")
 # Pixels are made square if one side is longer by this factor.
 SQUARE = 1.02
 # For the planes of `PLANES`: the axis of the head across the slices, down the rows and along the columns, each with
@@ -60,10 +70,16 @@ class Study:
 
     @cached_property
     def notes(self) -> tuple[Note, ...]:
-        """What users must know about the files."""
+        """What users must know about the files and the plane."""
         step = max(len(self) // CHECKED_FOR_TEXT, 1)
         checked = [has_text(self.image(index)) for index in range(0, len(self), step)]
-        return (*self.volume.notes, TEXT) if 2 * sum(checked) > len(checked) else self.volume.notes
+        _, down, along = self.spacing
+        holds = {
+            OBLIQUE: self.volume.located and self._tilt > OBLIQUE_DEGREES,
+            ACROSS: max(down, along) > ACROSS_FACTOR * min(down, along),
+            TEXT: 2 * sum(checked) > len(checked),
+        }
+        return (*self.volume.notes, *(note for note, said in holds.items() if said))
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -95,13 +111,27 @@ class Study:
         axes, directions = zip(*self._order, strict=True)
         return values.transpose(axes)[tuple(slice(None, None, step) for step in directions)]
 
-    def center(self, index: int) -> tuple[float, float, float]:
-        """Return the center of a slice in millimeters, toward the right, the front and the top (RAS+)."""
-        axis, direction = self._order[0]
-        middle = (np.array(self.volume.values.shape) - 1) / 2
-        middle[axis] = index if direction > 0 else len(self) - 1 - index
-        x, y, z = (self.volume.affine @ (*middle, 1))[:3]
+    def point(self, index: int, row: float, column: float) -> tuple[float, float, float]:
+        """Return a place of a slice in millimeters, toward the right, the front and the top (RAS+).
+
+        Args:
+            index: Which slice.
+            row: Pixels of the slice below the middle of its first row.
+            column: Likewise, to the right of its first column.
+
+        Returns:
+            x, y and z.
+        """
+        place = np.ones(4)
+        for (axis, direction), value in zip(self._order, (index, row, column), strict=True):
+            place[axis] = value if direction > 0 else self.volume.values.shape[axis] - 1 - value
+        x, y, z = (self.volume.affine @ place)[:3]
         return float(x), float(y), float(z)
+
+    def center(self, index: int) -> tuple[float, float, float]:
+        """Return the center of a slice in millimeters, as `point` does."""
+        rows, columns = self.displayed(self.volume.values).shape[1:]
+        return self.point(index, (rows - 1) / 2, (columns - 1) / 2)
 
     def slice(self, index: int) -> np.ndarray:
         """Return the values of a slice, float32 [rows, columns], in the unit of the files; 0 where not finite."""
@@ -130,6 +160,13 @@ class Study:
         found = axes_in_head(self.volume.affine)
         by_head = {head: (axis, direction) for axis, (head, direction) in enumerate(found)}
         return tuple((by_head[head][0], by_head[head][1] * wanted) for head, wanted in DISPLAY[self.plane])
+
+    @property
+    def _tilt(self) -> float:
+        """The angle in degrees between the normal of the slices and the nearest axis of the head."""
+        (_, _), (down, _), (along, _) = self._order
+        normal = np.cross(self.volume.affine[:3, down], self.volume.affine[:3, along])
+        return float(np.degrees(np.arccos(np.clip(np.abs(normal).max() / np.linalg.norm(normal), 0, 1))))
 
     def _window(self, index: int, values: np.ndarray) -> tuple[float, float]:
         """Return the values shown black and white: the file's, unless it names none or one that shows nothing."""

@@ -5,6 +5,7 @@ Their docstrings are what callers read: on the API page, through `view_api()`, a
 """
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -15,8 +16,8 @@ from brain_xai.explanation import MethodNotApplicable
 from brain_xai.methods import METHODS
 from brain_xai.summary import summarize
 from brain_xai.ui import answers
-from brain_xai.ui.batch import BadBatch, predict_all, to_csv, unpack
-from brain_xai.ui.callers import run_for_caller
+from brain_xai.ui.batch import BadBatch, Table, predict_all, to_csv, unpack
+from brain_xai.ui.callers import run_for_caller, stream_for_caller
 from brain_xai.ui.inputs import (
     Upload,
     UserError,
@@ -168,37 +169,40 @@ async def compare(
     return await run_for_caller(work)
 
 
-async def batch(files: list[dict] | None, checkpoint: str = "default") -> tuple[dict, str]:
+async def batch(files: list[dict] | None, checkpoint: str = "default") -> AsyncIterator[tuple[dict, str]]:
     """Classify many brain-MRI slices at once; what is wrong with one file does not keep the others from an answer.
 
     Answers with JSON and the same table as CSV. The JSON holds `rows`, one for each image in the given order: `file`
     (its name as given), `label`, `probabilities`, `warnings` (codes) and `error` (a sentence; "" if there is none);
-    `messages` {code of a warning: message}, `failed` (how many rows have an error), `checkpoint` and `seconds`. Cells
-    of the CSV that a spreadsheet would take for a formula begin with an apostrophe. Reports its progress in images.
+    `messages` {code of a warning: message}, `failed` (how many rows have an error), `total` (how many images there
+    are), `checkpoint` and `seconds`. Cells of the CSV that a spreadsheet would take for a formula begin with an
+    apostrophe. Reports its progress in images, and about every second answers with the rows so far, so that whoever
+    cancels keeps them.
 
     Args:
         files: Up to 1,000 image files, or a zip of them (at most 64 MB).
         checkpoint: As for `predict`.
     """
+    start = time.perf_counter()
 
-    def work(progress: Progress) -> tuple[dict, str]:
-        start = time.perf_counter()
+    def work(progress: Progress) -> Table:
         classifier = get_classifier(checkpoint)
         try:
             images = unpack(read_uploads(files))
         except BadBatch as error:
             raise UserError(str(error)) from error
-        table = predict_all(classifier, images, progress)
+        return predict_all(classifier, images, progress)
+
+    async for table in stream_for_caller(work, "images", gives_way=True):
         facts = {
             "rows": [asdict(row) for row in table.rows],
             "messages": table.messages,
             "failed": sum(bool(row.error) for row in table.rows),
-            "checkpoint": asdict(classifier.info),
+            "total": table.total,
+            "checkpoint": asdict(table.classifier.info),
             "seconds": _seconds_since(start),
         }
-        return facts, answers.save_text(to_csv(table.rows, classifier.label_names), "predictions.csv")
-
-    return await run_for_caller(work, "images")
+        yield facts, answers.save_text(to_csv(table.rows, table.classifier.label_names), "predictions.csv")
 
 
 def methods(checkpoint: str = "default") -> list[dict]:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brain_xai.classifier import Classifier
@@ -62,10 +62,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a batch, and the messages of the warnings in them by code."""
+    """The rows of a batch so far, of `total`; the messages of the warnings in them by code; which model answers."""
 
     rows: list[Row]
     messages: dict[str, str]
+    total: int
+    classifier: Classifier
 
 
 def unpack(files: Sequence[NamedFile]) -> list[NamedFile]:
@@ -81,22 +83,22 @@ def unpack(files: Sequence[NamedFile]) -> list[NamedFile]:
 
 
 def predict_all(classifier: Classifier, images: Sequence[NamedFile], progress: Progress) -> Table:
-    """Classify images one by one; what `progress` raises ends the work."""
-    rows, messages = [], {}
+    """Classify images one by one; `progress` gets the table so far, and what it raises ends the work."""
+    table = Table([], {}, len(images), classifier)
     with _Unpacking(images[0].path.parent) as unpacking:
         for done, image in enumerate(images):
-            progress(done, len(images))
+            progress(done, len(images), replace(table, rows=list(table.rows), messages=dict(table.messages)))
             try:
                 with unpacking.lend(image) as path:
                     prediction = classifier.predict(path)
             except UnreadableImage as error:
-                rows.append(Row(image.name, error=str(error)))
+                table.rows.append(Row(image.name, error=str(error)))
                 continue
-            messages |= {warning.code: warning.message for warning in prediction.warnings}
+            table.messages.update((warning.code, warning.message) for warning in prediction.warnings)
             codes = tuple(warning.code for warning in prediction.warnings)
-            rows.append(Row(image.name, prediction.label, prediction.probabilities, codes))
+            table.rows.append(Row(image.name, prediction.label, prediction.probabilities, codes))
     progress(len(images), len(images))
-    return Table(rows, messages)
+    return table
 
 
 def to_csv(rows: Sequence[Row], label_names: Sequence[str]) -> str:

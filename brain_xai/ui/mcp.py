@@ -8,8 +8,8 @@ import gradio as gr
 from anyio import to_thread
 from gradio_client.client import Job
 
-# Tools for one image at a time, and for many; comparing and page events are for people.
-TOOLS = ("predict", "explain", "batch", "methods", "checkpoints")
+# Tools for one image, for many, and for a study; comparing and page events are for people.
+TOOLS = ("predict", "explain", "batch", "study", "methods", "checkpoints")
 
 
 def is_wanted() -> bool:

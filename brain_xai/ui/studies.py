@@ -11,7 +11,16 @@ from gradio.utils import get_upload_folder
 from brain_xai.classifier import Classifier
 from brain_xai.explanation import MethodNotApplicable
 from brain_xai.preprocess import UnreadableImage
-from brain_xai.study import Study, StudyExplanation, explain_study, read_study, report_html, table, to_nifti
+from brain_xai.study import (
+    Study,
+    StudyExplanation,
+    explain_study,
+    read_study,
+    report_html,
+    table,
+    to_dicom,
+    to_nifti,
+)
 from brain_xai.ui.inputs import UserError
 
 # A study of the page lies in the memory of the server; a scan of the head has about 30 MB.
@@ -28,6 +37,14 @@ class Choice:
     plane: str | None = None
     series: int | None = None
     volume: int | None = None
+
+    def __post_init__(self):
+        """Raise `UserError` for anything but words and whole numbers, which callers may send."""
+        object.__setattr__(self, "plane", None if self.plane is None else str(self.plane))
+        for name in ("series", "volume"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise UserError(f"{name} must be a whole number, or null.")
 
 
 def read_uploaded_study(files: Sequence[dict[str, Any]] | None, choice: Choice) -> Study:
@@ -68,9 +85,18 @@ def save_report(explained: StudyExplanation) -> str:
 
 
 def save_map(explained: StudyExplanation, progress: Callable[[int, int], object] | None = None) -> str:
-    """Save the map of a study for download and return its path."""
-    name = f"study_{explained.method}_{explained.label}.nii.gz"
-    return _save(to_nifti(explained, progress), "".join(c if c.isalnum() or c in "._-" else "-" for c in name))
+    """Save the map of a study as NIfTI for download and return its path."""
+    return _save(to_nifti(explained, progress), _map_name(explained, "nii.gz"))
+
+
+def save_dicom(explained: StudyExplanation, progress: Callable[[int, int], object] | None = None) -> str:
+    """Save the drawn maps of a study as DICOM for download and return its path."""
+    return _save(to_dicom(explained, progress), _map_name(explained, "dcm"))
+
+
+def _map_name(explained: StudyExplanation, ending: str) -> str:
+    name = f"study_{explained.method}_{explained.label}.{ending}"
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def _save(content: bytes, name: str) -> str:

@@ -17,6 +17,7 @@ from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.jobs import SLOW, Progress
 
 AUTOMATIC = "auto"
+SAVE_MAP = {"nifti": studies.save_map, "dicom": studies.save_dicom}
 FORMS = "All DICOM files of one MR series, a ZIP of them, or one NIfTI file (.nii, .nii.gz): uploaded files."
 
 
@@ -31,6 +32,7 @@ class StudyCall:
     plane: str = AUTOMATIC
     series: int | None = None
     volume: int | None = None
+    map_format: str = "nifti"
 
 
 def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
@@ -45,6 +47,7 @@ def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
             gr.Dropdown([AUTOMATIC, *PLANES], value=AUTOMATIC, label="plane"),
             gr.Number(None, label="series", precision=0),
             gr.Number(None, label="volume", precision=0),
+            gr.Dropdown(list(SAVE_MAP), value="nifti", label="map_format"),
         ]
         outputs = [gr.JSON(label="study"), *(gr.File(label=name) for name in ("table", "map", "report"))]
         call = gr.Button()
@@ -58,8 +61,9 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
     "edge" or "outside" of the head, `label`, `probabilities`, `warnings`: codes), `first` (slice numbers, the most
     suspicious first), `messages` {code: message}, `warnings` (about the study), `study` (kind, slices, plane, ends,
     spacing in mm), `method`, `target` and `label` (the class of the maps), `checkpoint` and `seconds`; then the table
-    (CSV), the map (.nii.gz, float32 on the grid of the volume; > 0 speaks for the class, < 0 against it) and the report
-    (one HTML page). No name, date or text of the files is read. Reports its progress in slices.
+    (CSV), the map and the report (one HTML page). The map as NIfTI is float32 on the grid of the volume, > 0 where
+    something speaks for the class and < 0 against it; as DICOM it is a Secondary Capture of what is drawn, one frame
+    per slice. No name, date or text of the files is read. Reports its progress in slices.
 
     Args:
         files: All DICOM files of one MR series, a ZIP of them, or one NIfTI file.
@@ -69,13 +73,15 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
         plane: "axial", "coronal" or "sagittal"; "auto" for the plane that the scanner took.
         series: Which of several DICOM series, from 1; the error that asks for it lists them.
         volume: Which volume of a NIfTI file of several, from 0.
+        map_format: The map as "nifti" (.nii.gz) or "dicom" (.dcm).
     """
 
     def work(progress: Progress) -> tuple[dict, str, str, str]:
         start = time.perf_counter()
+        if call.map_format not in list(SAVE_MAP):  # it may be anything
+            raise UserError(f"map_format must be one of: {', '.join(SAVE_MAP)}.")
         classifier = get_classifier(call.checkpoint)
-        plane = None if call.plane == AUTOMATIC else str(call.plane)
-        choice = studies.Choice(plane, _whole("series", call.series), _whole("volume", call.volume))
+        choice = studies.Choice(None if call.plane == AUTOMATIC else call.plane, call.series, call.volume)
         try:
             found = studies.read_uploaded_study(call.files, choice)
         except (UnreadableImage, ValueError) as error:
@@ -84,11 +90,11 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
         explained = studies.explain_uploaded_study(
             classifier, found, str(call.method), call.target, lambda done, _: progress(done, total)
         )
-        saved = studies.save_map(explained, lambda done, _: progress(len(found) + done, total))
+        saved = SAVE_MAP[call.map_format](explained, lambda done, _: progress(len(found) + done, total))
         facts = describe_study(explained) | {"seconds": round(time.perf_counter() - start, 3)}
         return facts, studies.save_table(explained), saved, studies.save_report(explained)
 
-    return await run_for_caller(work, "slices")
+    return await run_for_caller(work, "slices", gives_way=True)
 
 
 def describe_study(explained: StudyExplanation) -> dict:
@@ -121,13 +127,6 @@ def describe_study(explained: StudyExplanation) -> dict:
         "label": explained.label,
         "checkpoint": asdict(explained.predictions[0].checkpoint),
     }
-
-
-def _whole(name: str, value: Any) -> int | None:
-    """Return a whole number or None; raises `UserError` for anything else."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise UserError(f"{name} must be a whole number, or null.")
-    return value
 
 
 async def _endpoint(*values: Any) -> tuple[dict, str, str, str]:

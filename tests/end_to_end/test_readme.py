@@ -1,5 +1,6 @@
 """What the README promises: its tables and figure are up to date, its code runs, its paths exist, it fits a Space."""
 
+import csv
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from PIL import Image
 import brain_xai
 from brain_xai.ui.phantoms import phantoms
 from tests.helpers.served import served
+from tests.helpers.studies import head, series_of, to_bytes, write, write_nifti, zipped
 from training.report.readme_figure import FIGURE, readme_figure
 from training.results import main
 
@@ -22,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FRONT_MATTER, TEXT = README.removeprefix("---\n").split("\n---\n", 1)
 MAX_LINES = 160
+STUDY = (ROOT / "brain_xai/study/README.md").read_text(encoding="utf-8")
 API = (ROOT / "brain_xai/ui/API.md").read_text(encoding="utf-8")
 DEFAULT_ADDRESS = "http://127.0.0.1:7860"
 PAPERS = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
@@ -32,9 +36,16 @@ def block(marker: str, text: str = TEXT) -> str:
     return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL).group(1)
 
 
-def run(code: str, folder: Path) -> str:
-    """Run code in a process of its own, beside a file called scan.png; return what it prints."""
+def lay_out(folder: Path) -> None:
+    """Write the files that the blocks read."""
     phantoms()[0][1].save(folder / "scan.png")
+    slices = {str(number): to_bytes(one) for number, one in enumerate(series_of(head(slices=3)))}
+    zipped(folder / "series.zip", slices)
+
+
+def run(code: str, folder: Path) -> str:
+    """Run code in a process of its own, beside scan.png and series.zip; return what it prints."""
+    lay_out(folder)
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
@@ -82,14 +93,34 @@ def test_the_api_blocks_run_as_printed(address, tmp_path):
     assert "'probabilities'" in run(at(address, block("api-block")), tmp_path)
     printed = run(at(address, block("python-api-block", API)), tmp_path)
     assert "2 rows, 0 failed" in printed
+    assert "3 slices, look first at" in printed
+    assert str(brain_xai.load_checkpoint("default").info.id) in printed
     assert "'grad_cam'" in printed
 
 
-def test_the_curl_block_runs_as_printed(address, tmp_path):
+def test_the_study_block_runs_as_printed(tmp_path):
+    (tmp_path / "volumes").mkdir()
+    volume, affine = head(slices=4, rows=64, columns=64).transpose(2, 1, 0), np.diag([1.0, 1, 5, 1])
+    write_nifti(tmp_path / "volumes" / "first.nii.gz", volume, affine)
+    write(tmp_path / "volumes" / "second", series_of(head(slices=3)))
+    (tmp_path / "volumes" / "third.nii").write_bytes(b"It hurts.")
+    printed = run(block("study-block", STUDY), tmp_path)
+    assert "first: 4 slices" in printed
+    assert "second: 3 slices" in printed
+    assert "third: There is no DICOM or NIfTI file." in printed
+    rows = list(csv.DictReader((tmp_path / "results" / "slices.csv").read_text().splitlines()))
+    assert [row["study"] for row in rows] == ["first"] * 4 + ["second"] * 3
+    saved = nibabel.load(tmp_path / "results" / "first.nii.gz")
+    np.testing.assert_array_equal(saved.affine, affine)
+    assert saved.shape == volume.shape
+
+
+@pytest.mark.parametrize("name", ["curl-block", "curl-study-block"])
+def test_the_curl_blocks_run_as_printed(name, address, tmp_path):
     if not (shutil.which("bash") and shutil.which("curl") and shutil.which("base64")):
         pytest.skip("no bash, curl or base64")
-    phantoms()[0][1].save(tmp_path / "scan.png")
-    script = ["bash", "-ec", at(address, block("curl-block", API))]
+    lay_out(tmp_path)
+    script = ["bash", "-ec", at(address, block(name, API))]
     printed = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "event: complete" in printed
     assert '"probabilities"' in printed
@@ -99,12 +130,14 @@ def test_the_javascript_block_runs_as_printed(address, tmp_path):
     modules = Path(os.environ.get("BRAIN_XAI_NODE_MODULES", ROOT / "node_modules"))
     if not shutil.which("node") or not (modules / "@gradio" / "client").is_dir():
         pytest.skip("no node, or no @gradio/client in BRAIN_XAI_NODE_MODULES")
-    phantoms()[0][1].save(tmp_path / "scan.png")
+    lay_out(tmp_path)
     (tmp_path / "node_modules").symlink_to(modules)
     (tmp_path / "call.mjs").write_text(at(address, block("javascript-block", API)) + "process.exit(0);\n")
     script = ["node", "call.mjs"]
     printed = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "notumor" in printed
+    assert "2 of 2" in printed
+    assert "complete" in printed
 
 
 def test_the_commands_name_files_and_settings_that_exist():

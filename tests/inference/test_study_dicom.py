@@ -1,5 +1,6 @@
 """DICOM: whatever the files, the slices come out in the order, place and brightness that the files mean."""
 
+import io
 import logging
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pydicom.data
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    RLELossless,
+    generate_uid,
+)
 
 from brain_xai.preprocess import read_image
 from brain_xai.study import SeveralSeries, UnreadableStudy, read_study
@@ -115,11 +126,48 @@ def test_files_that_pydicom_ships_show_the_same_scan(name):
     np.testing.assert_array_equal(read_study(SHIPPED / name).slice(0), expected)
 
 
-@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmd.dcm", "examples_overlay.dcm"])
+@pytest.mark.parametrize(
+    "name", ["JPEGLSNearLossless_16.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmd.dcm", "examples_overlay.dcm"]
+)
 def test_other_files_that_pydicom_ships(name):
     image = read_image(SHIPPED / name)
     assert image.mode == "L"
     assert image.getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless"])
+def test_lossless_jpeg(syntax, tmp_path):
+    gdcm = pytest.importorskip("gdcm")
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(SHIPPED / "MR_small.dcm"))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(tmp_path / "a.dcm"))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    assert pydicom.dcmread(tmp_path / "a.dcm").file_meta.TransferSyntaxUID.is_compressed
+    expected = read_study(SHIPPED / "MR_small.dcm").slice(0)
+    np.testing.assert_array_equal(read_study(tmp_path / "a.dcm").slice(0), expected)
+
+
+def test_lossy_jpeg_of_8_bits(tmp_path):
+    ramp = np.add.outer(np.arange(64), 2 * np.arange(64)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "JPEG", quality=98)
+    one = series_of(ramp[None])[0]
+    one.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    one.PixelData = encapsulate([buffer.getvalue()])
+    np.testing.assert_allclose(read_study(write(tmp_path / "a", [one])).slice(0), ramp, atol=3)
+
+
+def test_jpeg_of_12_bits_is_refused_with_its_name_where_nothing_decodes_it(monkeypatch):
+    """pylibjpeg-libjpeg would, but its license is GPL v3."""
+    monkeypatch.delitem(get_decoder(JPEGExtended12Bit)._available, "pylibjpeg", raising=False)
+    with pytest.raises(UnreadableStudy, match="JPEG with 12 bits"):
+        read_study(SHIPPED / "JPGExtended.dcm")
 
 
 def multiframe(volume: np.ndarray) -> Dataset:
@@ -223,11 +271,37 @@ def test_the_same_files_twice_are_one_series(volume, tmp_path):
     [
         ({"BurnedInAnnotation": "YES"}, "burned_in"),
         ({"Modality": "CT"}, "not_mr"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}, "other_kind"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}, "other_kind"),
+        ({"ScanningSequence": "EP"}, "other_kind"),
+        ({"ScanningSequence": ["SE", "EP"]}, "other_kind"),
     ],
 )
 def test_what_the_tags_warn_about(tags, code, volume, tmp_path):
     study = read_study(write(tmp_path / "series", series_of(volume, **tags)))
     assert [note.code for note in study.notes] == [code]
+
+
+def test_usual_kinds_of_mr_are_not_warned_about(volume, tmp_path):
+    usual = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"], "ScanningSequence": ["SE", "IR"]}
+    assert read_study(write(tmp_path / "series", series_of(volume, **usual))).notes == ()
+
+
+@pytest.mark.parametrize(("degrees", "codes"), [(20, []), (40, ["oblique"])])
+def test_slices_between_the_planes_are_told(degrees, codes, volume, tmp_path):
+    tilt = np.deg2rad(degrees)
+    down = np.array([0, np.cos(tilt), np.sin(tilt)])
+    normal = np.cross((1, 0, 0), down)
+    series = series_of(volume, ImageOrientationPatient=[1, 0, 0, *(round(float(part), 6) for part in down)])
+    for number, one in enumerate(series):
+        one.ImagePositionPatient = [round(float(part), 6) for part in 5 * number * normal]
+    assert [note.code for note in read_study(write(tmp_path / "series", series)).notes] == codes
+
+
+def test_a_plane_across_thick_slices_is_told(volume, tmp_path):
+    folder = write(tmp_path / "series", series_of(volume))
+    assert read_study(folder, plane="axial").notes == ()
+    assert [note.code for note in read_study(folder, plane="coronal").notes] == ["across_slices"]
 
 
 def test_missing_slices_and_broken_files_are_told(volume, tmp_path):

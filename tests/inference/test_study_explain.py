@@ -10,12 +10,27 @@ from datetime import date
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from pydicom.pixels import pixel_array
+from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from brain_xai.classifier import Classifier, PredictionWarning
 from brain_xai.explanation import Cancelled, MethodNotApplicable
+from brain_xai.overlay import draw_box
 from brain_xai.preprocess import UnreadableImage
-from brain_xai.study import StudyExplanation, explain_study, read_study, report_html, strip_html, table, to_nifti
+from brain_xai.study import (
+    StudyExplanation,
+    explain_study,
+    read_study,
+    report_html,
+    rows,
+    save,
+    strip_html,
+    table,
+    to_dicom,
+    to_nifti,
+)
 from brain_xai.study.annotation import has_text
 from brain_xai.study.head import Place
 from tests.helpers.nets import LABELS, PLAIN, Blocks, make_classifier, make_timm
@@ -144,6 +159,86 @@ def test_the_map_of_a_dicom_series_lies_where_its_positions_say(bright, tmp_path
     assert z == pytest.approx(40)
 
 
+def read_back(explained: StudyExplanation) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(to_dicom(explained)))
+
+
+def test_the_dicom_map_shows_what_is_drawn_under_new_identifiers(explained):
+    saved, again = read_back(explained), read_back(explained)
+    assert saved.file_meta.MediaStorageSOPClassUID == MultiFrameTrueColorSecondaryCaptureImageStorage
+    assert saved.NumberOfFrames == 20
+    uids = {"SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"}
+    both = {getattr(one, name) for one in (saved, again) for name in uids}
+    assert len(both) == 8
+    assert (saved.PatientName, saved.PatientID, saved.BurnedInAnnotation) == ("", "", "NO")
+    assert "Not for diagnosis" in saved.SeriesDescription
+    assert "revision 0" in saved.DerivationDescription
+    frames = pixel_array(saved, raw=False)
+    for index in (0, 11, 19):
+        drawn = np.asarray(explained.explanation(index).image(), dtype=float)
+        assert frames[index].shape == drawn.shape
+        assert np.abs(frames[index] - drawn).mean() < 2  # JPEG
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_the_frames_of_the_dicom_map_lie_where_the_slices_do(plane, bright, tmp_path):
+    """The middle of each frame, found as DICOM says, is the middle of the slice; sizes are those of the head."""
+    path = write_nifti(tmp_path / "a.nii.gz", head(slices=30).transpose(2, 1, 0), np.diag([-2.0, 1.5, 3.0, 1]))
+    explained = explain_study(bright, read_study(path, plane=plane))
+    saved = read_back(explained)
+    shared = saved.SharedFunctionalGroupsSequence[0]
+    measures = shared.PixelMeasuresSequence[0]
+    right, down = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    columns, rows = draw_box(explained.study.image(0), (0, 0, 1, 1)).size  # without the color bar
+    assert saved.Columns == columns
+    for index in (0, 7):
+        position = saved.PerFrameFunctionalGroupsSequence[index].PlanePositionSequence[0].ImagePositionPatient
+        middle = np.array(position, dtype=float)
+        middle += (
+            right * measures.PixelSpacing[1] * (columns - 1) / 2 + down * measures.PixelSpacing[0] * (rows - 1) / 2
+        )
+        np.testing.assert_allclose(middle * (-1, -1, 1), explained.study.center(index), atol=1e-2)
+    extent = {"axial": (80, 72), "coronal": (80, 90), "sagittal": (72, 90)}[plane]
+    found = (measures.PixelSpacing[1] * columns, measures.PixelSpacing[0] * rows)
+    np.testing.assert_allclose(found, extent, rtol=1e-4)
+
+
+def test_a_dicom_map_of_slices_that_dicom_cannot_place_or_that_show_text(bright, tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", head(slices=20).transpose(2, 1, 0), SHEARED)
+    assert "SharedFunctionalGroupsSequence" not in read_back(explain_study(bright, read_study(path)))
+    folder = write(tmp_path / "a", series_of(head(slices=2), BurnedInAnnotation="YES"))
+    assert read_back(explain_study(bright, read_study(folder))).BurnedInAnnotation == "YES"
+
+
+def test_a_dicom_map_reports_its_progress(explained):
+    seen = []
+    to_dicom(explained, lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 20) for done in range(1, 21)]
+
+
+def test_a_study_is_saved_by_the_ending_of_the_path(explained, tmp_path):
+    for name in ("a.csv", "a.html", "A.NII.GZ", "b.v1.dcm"):
+        assert save(explained, tmp_path / "new" / name) == tmp_path / "new" / name
+    assert (tmp_path / "new" / "a.csv").read_bytes().decode("utf-8-sig") == table(explained)
+    assert nibabel.load(tmp_path / "new" / "A.NII.GZ").shape == explained.study.volume.values.shape
+    assert pydicom.dcmread(tmp_path / "new" / "b.v1.dcm").NumberOfFrames == 20
+    with pytest.raises(ValueError, match=r"\.csv, \.html, \.nii\.gz, \.dcm"):
+        save(explained, tmp_path / "a.nii")
+
+
+def test_the_rows_are_numbers_and_text(explained):
+    first = rows(explained)[3]
+    assert (first["slice"], first["place"], first["z"]) == (4, "edge", 25.0)
+    assert first["p_cat"] == explained.predictions[3].probabilities["cat"]
+    nowhere = replace(explained.study, volume=replace(explained.study.volume, located=False))
+    assert rows(replace(explained, study=nowhere))[0]["x"] is None
+
+
+def test_places_below_zero_are_no_formula(explained):
+    for row in csv.DictReader(io.StringIO(table(explained))):
+        assert float(row["x"]) < 0
+
+
 def test_the_table(explained):
     rows = list(csv.DictReader(io.StringIO(table(explained))))
     assert [row["slice"] for row in rows] == [str(number) for number in range(1, 21)]
@@ -231,6 +326,9 @@ def test_nothing_of_the_patient_is_in_any_output(kind, bright, tmp_path, caplog,
             repr(explained),
             repr(explained.study),
         ]
+        drawn = read_back(explained)
+        del drawn.PixelData
+        outputs.append(str(drawn) + str(drawn.file_meta))
     captured = capfd.readouterr()
     outputs[0] = re.sub(r'base64,[^"]+', "", outputs[0])  # pixels, in which any four letters may occur
     text = "".join([*outputs, saved.decode("latin-1"), caplog.text, captured.out, captured.err])

@@ -115,15 +115,34 @@ def test_progress_counts_images_and_ends_the_work(scans, tiny):
     assert set(scans[0].parent.iterdir()) == before  # nothing is left behind
 
 
-def test_a_cancelled_batch_ends_on_the_server_and_the_next_one_finishes(client, scans, slow, tmp_path):
-    archive = zipped(tmp_path / "many.zip", [(f"{number}.png", scans[0].read_bytes()) for number in range(400)])
+def test_a_cancelled_batch_ends_on_the_server_leaves_its_rows_and_the_next_one_finishes(client, scans, slow, tmp_path):
+    members = [(f"{number}.png", b"" if number == 1 else scans[0].read_bytes()) for number in range(400)]
+    archive = zipped(tmp_path / "many.zip", members)
     job = client.submit([handle_file(archive)], slow, api_name="/batch")
     assert wait_until(lambda: job.status().code is Status.PROGRESS and job.status().progress_data[0].index > 0)
     assert job.status().progress_data[0].length == 400
+    assert wait_until(lambda: job.outputs() and len(job.outputs()[-1][0]["rows"]) > 2)
     job.cancel()
     assert wait_until(lambda: not job_threads())
+    table, table_file = job.outputs()[-1]
+    assert 2 < len(table["rows"]) < table["total"] == 400
+    assert [row["file"] for row in table["rows"]] == [f"{number}.png" for number in range(len(table["rows"]))]
+    assert [bool(row["error"]) for row in table["rows"][:3]] == [False, True, False]
+    assert table["failed"] == 1
+    with Path(table_file).open(newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [row["file"] for row in table["rows"]]
     table, _ = client.predict([handle_file(scans[0])], slow, api_name="/batch")
-    assert (len(table["rows"]), table["failed"]) == (1, 0)
+    assert (len(table["rows"]), table["failed"], table["total"]) == (1, 0, 1)
+
+
+def test_a_map_does_not_wait_for_the_end_of_a_batch(client, scans, slow, tiny, tmp_path):
+    archive = zipped(tmp_path / "many.zip", [(f"{number}.png", scans[0].read_bytes()) for number in range(400)])
+    job = client.submit([handle_file(archive)], slow, api_name="/batch")
+    assert wait_until(lambda: job.status().code is Status.PROGRESS and job.status().progress_data[0].index > 0)
+    client.predict(image=handle_file(scans[0]), checkpoint=tiny, api_name="/explain")
+    assert not job.done()
+    job.cancel()
+    assert wait_until(lambda: not job_threads())
 
 
 @pytest.mark.parametrize(

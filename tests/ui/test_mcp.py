@@ -8,9 +8,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from brain_xai import load_checkpoint
+from brain_xai import METHODS, load_checkpoint
 from brain_xai.ui import mcp as brain_xai_mcp
 from tests.helpers.served import served
+from tests.helpers.studies import head, series_of, to_bytes, zipped
 
 mcp = pytest.importorskip("mcp")
 from mcp.client.streamable_http import streamable_http_client  # noqa: E402
@@ -42,6 +43,9 @@ def test_the_tools_and_what_they_say(app):
     tools = {tool.name: tool for tool in ask(app[1], lambda session: session.list_tools()).tools}
     assert set(tools) == set(brain_xai_mcp.TOOLS)
     assert "not a diagnosis" in tools["predict"].description
+    assert "no answer for the patient" in tools["study"].description
+    assert tools["batch"].inputSchema["properties"]["files"]["type"] == "array"
+    assert all(len(tool.description) > 100 for tool in tools.values())
     assert "data URL" in tools["predict"].inputSchema["properties"]["image"]["description"]
     arguments = tools["explain"].inputSchema["properties"]
     assert "occlusion" in arguments["method"]["enum"]
@@ -65,6 +69,34 @@ def test_a_model_sends_an_image_and_gets_an_answer_and_a_map(app, scan, tiny):
     assert base64.b64decode(overlay.data).startswith(b"\x89PNG")
     folder = Path(page.GRADIO_CACHE)
     assert [path for path in folder.rglob("*") if path.is_file() and path.read_bytes() == scan.read_bytes()]
+
+
+def test_a_model_sends_many_images_and_asks_what_there_is(app, scan, tiny):
+    _, address = app
+    image = f"data:image/png;base64,{base64.b64encode(scan.read_bytes()).decode()}"
+    broken = f"data:image/png;base64,{base64.b64encode(b'It hurts.').decode()}"
+    answer = ask(address, lambda session: session.call_tool("batch", {"files": [image, broken, image]}))
+    assert not answer.isError
+    said = answer.content[0].text
+    assert said.count(f"'label': '{load_checkpoint(tiny).predict(scan).label}'") == 2
+    assert "'failed': 1" in said
+    answer = ask(address, lambda session: session.call_tool("methods", {}))
+    assert all(key in answer.content[0].text for key in METHODS)
+    answer = ask(address, lambda session: session.call_tool("checkpoints", {}))
+    assert load_checkpoint(tiny).info.revision in answer.content[0].text
+
+
+def test_a_model_sends_a_study(app, tmp_path):
+    _, address = app
+    series = {str(number): to_bytes(one) for number, one in enumerate(series_of(head(slices=3)))}
+    packed = base64.b64encode(zipped(tmp_path / "a.zip", series).read_bytes()).decode()
+    for sent in (f"data:application/zip;base64,{packed}", f"data:application/octet-stream;base64,{packed}"):
+        answer = ask(address, lambda session, sent=sent: session.call_tool("study", {"files": [sent]}))
+        assert not answer.isError
+        assert "'slices': 3" in answer.content[0].text
+    answer = ask(address, lambda session: session.call_tool("study", {"files": []}))
+    assert answer.isError
+    assert "no files" in answer.content[0].text
 
 
 def test_an_uploaded_image_is_named_by_its_address(app, scan, tiny):
