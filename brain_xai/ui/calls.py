@@ -5,7 +5,7 @@ import binascii
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import gradio as gr
@@ -19,7 +19,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from brain_xai.preprocess import MAX_FILE_BYTES
 from brain_xai.ui.inputs import UserError
 
+Component = TypeVar("Component", gr.Image, gr.File)
 FILE_META = {"_type": "gradio.FileData"}
+# Gradio describes a list of files by references, which are lost on the way to language models.
+FILES_SCHEMA = {
+    "type": "array",
+    "items": {
+        "title": "FileData",
+        "type": "object",
+        "properties": {
+            "path": {"type": "string"},
+            "meta": {
+                "type": "object",
+                "properties": {"_type": {"const": "gradio.FileData", "type": "string"}},
+                "required": ["_type"],
+            },
+        },
+        "required": ["path", "meta"],
+    },
+}
 # Where an uploaded file can be read, after the address of the server.
 FILE_ROUTE = f"{API_PREFIX}/file="
 CALL_ROUTES = tuple(f"{API_PREFIX}/{route}/" for route in ("call", "run", "api", "queue"))
@@ -42,6 +60,18 @@ NO_SUCH_CALL = (
     "their arguments."
 )
 REFUSAL = {"error": NO_SUCH_CALL, "detail": NO_SUCH_CALL}  # Gradio's clients read "detail"
+
+
+def describe_upload(component: Component, forms: str, example: Any) -> Component:
+    """Describe what a component for uploads accepts.
+
+    Gradio's own words promise that addresses are opened; its examples, which are in every snippet of the API page, are
+    files on other servers.
+    """
+    schema = FILES_SCHEMA if isinstance(component, gr.File) else component.api_info()
+    component.api_info = lambda: schema | {"additional_description": forms}
+    component.example_payload = lambda: example
+    return component
 
 
 def accept_calls(page: gr.Blocks) -> None:

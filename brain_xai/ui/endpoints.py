@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
@@ -10,7 +10,7 @@ from brain_xai.checkpoint.catalog import allowed_checkpoints, checkpoint_folder
 from brain_xai.checkpoint.schema import CheckpointError, read_json
 from brain_xai.methods import METHODS
 from brain_xai.ui import api, study_api
-from brain_xai.ui.calls import FILE_META
+from brain_xai.ui.calls import FILE_META, describe_upload
 from brain_xai.ui.jobs import QUICK, SLOW
 
 # Neither single predictions nor maps wait for a batch.
@@ -18,7 +18,6 @@ BATCH = {"concurrency_id": "batch", "concurrency_limit": 1}
 IMAGE_FORMS = "One slice: an uploaded file (in Python, handle_file(path)) or a data URL."
 FILES_FORMS = "Image files, or a zip of them: uploaded files (in Python, handle_file(path)) or data URLs."
 SCAN = {"path": "scan.png", "meta": FILE_META}
-Upload = TypeVar("Upload", gr.Image, gr.File)
 
 
 def add_endpoints() -> None:
@@ -28,7 +27,9 @@ def add_endpoints() -> None:
     deleted: `gr.api` derives types from the annotations, but neither accepts an upload nor deletes what it returns.
     """
     with gr.Column(visible=False):
-        image = _upload(gr.Image(type="filepath", image_mode=None, label="image", buttons=[]), IMAGE_FORMS, SCAN)
+        image = describe_upload(
+            gr.Image(type="filepath", image_mode=None, label="image", buttons=[]), IMAGE_FORMS, SCAN
+        )
         checkpoint = gr.Dropdown(["default", *allowed_checkpoints()], value="default", label="checkpoint")
         method = gr.Dropdown(list(METHODS), value="grad_cam", label="method")
         target = gr.Dropdown(["predicted", *_labels()], value="predicted", label="target")
@@ -43,7 +44,9 @@ def add_endpoints() -> None:
         overlay = gr.Image(format="png", label="overlay", buttons=[])
         attribution = gr.File(label="attribution")
         attributions = gr.File(label="attributions")
-        files = _upload(gr.File(label="files", file_count="multiple", type="filepath"), FILES_FORMS, [SCAN, SCAN])
+        files = describe_upload(
+            gr.File(label="files", file_count="multiple", type="filepath"), FILES_FORMS, [SCAN, SCAN]
+        )
         table_file = gr.File(label="csv")
         gallery = gr.Gallery(format="png", label="gallery", buttons=[])
         facts = {
@@ -67,18 +70,6 @@ def add_endpoints() -> None:
     endpoint(api.methods, [checkpoint], facts["methods"], QUICK)
     endpoint(api.checkpoints, [], facts["checkpoints"], QUICK)
     study_api.add_endpoint(checkpoint, method)
-
-
-def _upload(component: Upload, forms: str, example: Any) -> Upload:
-    """Describe what a component for uploads accepts.
-
-    Gradio's own words promise that addresses are opened; its examples, which are in every snippet of the API page, are
-    files on other servers.
-    """
-    described = component.api_info() | {"additional_description": forms}
-    component.api_info = lambda: described
-    component.example_payload = lambda: example
-    return component
 
 
 def _labels() -> list[str]:

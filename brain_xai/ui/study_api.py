@@ -13,12 +13,14 @@ from brain_xai.study import StudyExplanation
 from brain_xai.study.volume import PLANES
 from brain_xai.ui import studies
 from brain_xai.ui.callers import run_for_caller
+from brain_xai.ui.calls import FILE_META, describe_upload
 from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.jobs import SLOW, Progress
 
 AUTOMATIC = "auto"
 SAVE_MAP = {"nifti": studies.save_map, "dicom": studies.save_dicom}
-FORMS = "All DICOM files of one MR series, a ZIP of them, or one NIfTI file (.nii, .nii.gz): uploaded files."
+SERIES = {"path": "series.zip", "meta": FILE_META}
+FORMS = "All DICOM files of one MR series, a ZIP of them, or one NIfTI file: uploaded files or data URLs."
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,7 @@ class StudyCall:
 def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
     """Define /study in the current page, with the components of the other endpoints for what they share."""
     with gr.Column(visible=False):
-        files = gr.File(label="files", file_count="multiple")
-        described = files.api_info() | {"additional_description": FORMS}
-        files.api_info = lambda: described
-        files.example_payload = lambda: [{"path": "series.zip", "meta": {"_type": "gradio.FileData"}}]
+        files = describe_upload(gr.File(label="files", file_count="multiple"), FORMS, [SERIES])
         options = [
             gr.Textbox("suspected", label="target"),
             gr.Dropdown([AUTOMATIC, *PLANES], value=AUTOMATIC, label="plane"),

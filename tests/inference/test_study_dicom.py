@@ -127,7 +127,7 @@ def test_files_that_pydicom_ships_show_the_same_scan(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["JPEGLSNearLossless_16.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmd.dcm", "examples_overlay.dcm"]
+    "name", ["SC_rgb_jls_lossy_line.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_dcmd.dcm", "examples_overlay.dcm"]
 )
 def test_other_files_that_pydicom_ships(name):
     image = read_image(SHIPPED / name)

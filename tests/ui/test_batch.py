@@ -102,10 +102,10 @@ def test_two_files_of_one_name_in_a_zip_are_two_images(tmp_path, scans, tiny):
 
 def test_progress_counts_images_and_ends_the_work(scans, tiny):
     steps = []
-    predict_all(load_checkpoint(tiny), named(scans), lambda done, total: steps.append((done, total)))
+    predict_all(load_checkpoint(tiny), named(scans), lambda done, total, table=None: steps.append((done, total)))
     assert steps == [(done, len(scans)) for done in range(len(scans) + 1)]
 
-    def cancel(done: int, total: int) -> None:
+    def cancel(done: int, total: int, table: object = None) -> None:
         if done == 2:
             raise Cancelled
 
