@@ -28,6 +28,7 @@ from brain_xai.ui.inputs import (
     read_uploads,
 )
 from brain_xai.ui.jobs import Progress
+from brain_xai.ui.monitoring import count_answer
 
 # A finer grid of windows would keep everybody else waiting for minutes.
 MIN_STRIDE = 1 / 32
@@ -68,6 +69,7 @@ def predict(image: Upload, checkpoint: str = "default") -> dict:
     classifier = get_classifier(checkpoint)
     scan = read_upload(image)
     prediction = classifier.predict(scan)
+    count_answer(prediction)
     return {
         **answers.describe_prediction(prediction),
         "checkpoint": asdict(prediction.checkpoint),
@@ -109,6 +111,7 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
             explanation = explain_or_refuse(classifier, scan, call.method, call.target, progress, **settings)
         except MethodNotApplicable as reason:
             raise UserError(str(reason)) from reason
+        count_answer(explanation.prediction)
         facts = {
             "method": explanation.method,
             **answers.describe_subject(explanation),
@@ -146,6 +149,7 @@ async def compare(
         comparison = compare_methods(classifier, scan, target, progress)
         explanations = {explanation.method: explanation for explanation in comparison.explanations}
         first = comparison.explanations[0]
+        count_answer(first.prediction)
         facts = {
             **answers.describe_subject(first),
             "methods": {

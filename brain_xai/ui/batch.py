@@ -14,6 +14,7 @@ from pathlib import Path
 from brain_xai.classifier import Classifier
 from brain_xai.preprocess import MAX_FILE_BYTES, UnreadableImage
 from brain_xai.ui.jobs import Progress
+from brain_xai.ui.monitoring import count_answer
 
 MAX_IMAGES = 1000
 MAX_NAME_LENGTH = 255
@@ -94,6 +95,7 @@ def predict_all(classifier: Classifier, images: Sequence[NamedFile], progress: P
             except UnreadableImage as error:
                 table.rows.append(Row(image.name, error=str(error)))
                 continue
+            count_answer(prediction)
             table.messages.update((warning.code, warning.message) for warning in prediction.warnings)
             codes = tuple(warning.code for warning in prediction.warnings)
             table.rows.append(Row(image.name, prediction.label, prediction.probabilities, codes))

@@ -153,4 +153,5 @@ def _asking(handler: Callable[[Question], Any]) -> Callable[..., Any]:
         def asked(request: gr.Request, *values: Any) -> Any:
             return localized(handler)(request, Question(*values))
 
+    asked.__name__ = handler.__name__  # by which it is counted
     return asked

@@ -14,6 +14,7 @@ from brain_xai.ui.case_strip import served_cases, strip_html
 from brain_xai.ui.cases import Case, verdicts
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
 from brain_xai.ui.language import _
+from brain_xai.ui.monitoring import count_answer
 from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question, Session
 from brain_xai.ui.updates import HIDDEN, NO_JOB, NOTHING_BESIDE, NOTHING_COVERED, SHOWN
 from brain_xai.ui.viewer import scan_html
@@ -84,6 +85,8 @@ def on_question(question: Question) -> Updates:
     except UserError as error:
         yield updates.refusal(session, error)
         return
+    if session.case is None and not session.accepted:  # once for each image of a visitor
+        count_answer(explanation.prediction)
     session.explanation, session.covered, session.maps = explanation, None, {}
     yield updates.answered(question, classifier, scan)._replace(method=updates.method_list(classifier, wanted))
     if quick != wanted:

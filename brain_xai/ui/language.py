@@ -102,6 +102,7 @@ def localized(handler: Callable) -> Callable:
             context.run(of_request, request)
             return context.run(handler, *values)
 
+    spoken.__name__ = handler.__name__
     return spoken
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,12 +26,15 @@ PREFIX = "brain-xai-"
 # A running app holds a lock on this file beside its uploads. The file names the process for people; a program cannot
 # go by that number, because it may be another process by now, or one of another container.
 LOCK_NAME = "process"
+# Runs beside the app with nothing but Python: its input ends with the app, however that ends, also by a kill.
+DELETER = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 def isolate_upload_folder() -> None:
     """Give Gradio a new folder that is deleted when the process ends, and turn off its request analytics.
 
-    Deletes what apps left behind that were killed. Call it before a page is built: Gradio reads these settings then. A
+    It is also deleted when the process is killed, and what apps left behind that were killed together with their
+    deleter is deleted now. Call it before a page is built: Gradio reads these settings then. A
     second call changes nothing, so that a page that is reloaded while it is developed keeps its folder.
     """
     if is_isolated(os.environ.get("GRADIO_TEMP_DIR", "")):
@@ -40,15 +44,31 @@ def isolate_upload_folder() -> None:
     _lock(parent)
     folder = parent / "files"
     folder.mkdir()
-    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    _delete_at_the_end(parent)
     if threading.current_thread() is threading.main_thread():
-        # Docker and systemd stop a server with SIGTERM, which does not run exit handlers by itself.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        # Docker and systemd stop a server with SIGTERM, which does not run exit handlers by itself, and kill it after
+        # some seconds. The uploads go first, because work that is being done may take longer.
+        signal.signal(signal.SIGTERM, lambda *_: (shutil.rmtree(folder, ignore_errors=True), sys.exit()))
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     if routes := sys.modules.get("gradio.routes"):  # it has read the setting, and makes a folder for each page
         routes.DEFAULT_TEMP_DIR = str(folder)
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # never, which also avoids the import of pandas
+
+
+def _delete_at_the_end(parent: Path) -> None:
+    """Have a folder deleted when this process ends: by itself, and by a process that waits for that."""
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-I", "-S", "-c", DELETER, str(parent)]
+    # In a session of its own Ctrl-C does not reach it.
+    deleter = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **silent)
+
+    def delete() -> None:
+        shutil.rmtree(parent, ignore_errors=True)
+        deleter.stdin.close()
+        deleter.wait()
+
+    atexit.register(delete)
 
 
 def is_isolated(folder: str) -> bool:

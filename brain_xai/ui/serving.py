@@ -1,6 +1,8 @@
 """How the page is served: Gradio's settings, its queue, its limits."""
 
+import contextlib
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,14 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from brain_xai.ui import mcp
+from brain_xai.ui import mcp, monitoring_route
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
+from brain_xai.ui.guard import Guard, limit_headers
 from brain_xai.ui.handlers import warm_up
 from brain_xai.ui.language import labels
 from brain_xai.ui.link_preview import ROUTE, add_link_preview
+from brain_xai.ui.monitoring import CountStatuses, Monitor, count_calls
+from brain_xai.ui.monitoring_settings import Settings
 from brain_xai.ui.privacy import is_isolated, sweeping
 from brain_xai.ui.visitors import NoStore, forget_names
 
@@ -38,13 +43,6 @@ LAUNCH = {
     ),
 }
 
-# What answers leave out, and how requests are answered that Gradio's routes cannot handle.
-ROUTES = {
-    "routes": [ROUTE],
-    "middleware": [Middleware(NoStore), Middleware(SentenceForErrors)],
-    "exception_handlers": {RequestValidationError: refuse_request},
-}
-
 
 def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: Any) -> tuple:
     """Serve a page with `LAUNCH`, `QUEUE`, and Gradio's own `settings`, such as a port; then get ready for visitors.
@@ -55,16 +53,41 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
     if not is_isolated(page.GRADIO_CACHE):
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
     forget_names()
+    limit_headers()
     register_at_zero_gpu()
     add_link_preview()
-    app = {"lifespan": sweeping, **ROUTES}
-    own = {**LAUNCH, "i18n": labels(), "app_kwargs": app, "mcp_server": mcp.is_wanted()}
-    served = page.queue(**QUEUE).launch(**own, prevent_thread_lock=True, **settings)
-    mcp.limit_tools(page)
-    warm_up()  # in this thread, while others serve the page
-    if not prevent_thread_lock:
-        page.block_thread()
+    monitored = Settings.from_environment()
+    monitor = Monitor(monitored) if monitored.is_counting else None
+    if monitor:
+        count_calls(page, monitor.store)
+    own = {**LAUNCH, "i18n": labels(), "app_kwargs": app_settings(monitor), "mcp_server": mcp.is_wanted()}
+    try:
+        served = page.queue(**QUEUE).launch(**own, prevent_thread_lock=True, **settings)
+        mcp.limit_tools(page)
+        warm_up()  # in this thread, while others serve the page
+        if not prevent_thread_lock:
+            page.block_thread()
+    finally:
+        if monitor and not prevent_thread_lock:
+            monitor.close()
     return served
+
+
+def app_settings(monitor: Monitor | None) -> dict:
+    """Return what Gradio's app gets: own routes, what answers leave out, and how it says what it cannot handle."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        async with sweeping(app), monitor.saving() if monitor else contextlib.nullcontext():
+            yield
+
+    counting = [Middleware(CountStatuses, store=monitor.store)] if monitor else []
+    return {
+        "lifespan": lifespan,
+        "routes": [ROUTE, *monitoring_route.routes(monitor)],
+        "middleware": [*counting, Middleware(Guard), Middleware(NoStore), Middleware(SentenceForErrors)],
+        "exception_handlers": {RequestValidationError: refuse_request},
+    }
 
 
 def register_at_zero_gpu() -> None:

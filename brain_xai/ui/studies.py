@@ -22,6 +22,7 @@ from brain_xai.study import (
     to_nifti,
 )
 from brain_xai.ui.inputs import UserError
+from brain_xai.ui.monitoring import count_answer
 
 # A study of the page lies in the memory of the server; a scan of the head has about 30 MB.
 MAX_VOLUME_BYTES = 160 * 2**20
@@ -69,9 +70,12 @@ def explain_uploaded_study(
 ) -> StudyExplanation:
     """Return the answers for all slices; raises `UserError`."""
     try:
-        return explain_study(classifier, study, method, target, progress=progress)
+        explained = explain_study(classifier, study, method, target, progress=progress)
     except (UnreadableImage, MethodNotApplicable, ValueError) as error:
         raise UserError(str(error)) from error
+    for prediction in explained.predictions:
+        count_answer(prediction)
+    return explained
 
 
 def save_table(explained: StudyExplanation) -> str:

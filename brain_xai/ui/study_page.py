@@ -1,7 +1,6 @@
 """The page's section for a whole study: a slider through the slices, the strip, what to look at first, downloads."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from html import escape
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from brain_xai.ui import studies
 from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.jobs import QUICK, SLOW
 from brain_xai.ui.language import _, label, localized, translated
+from brain_xai.ui.monitoring import count_refusal
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.study_shelf import OpenStudy, Shelf
 from brain_xai.unreadable import Series
@@ -97,10 +97,15 @@ def add(page: gr.Blocks, checkpoint: Block | None = None) -> None:
         changed.input(localized(_open), asked, update, **opening)
     moving = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
     for moved, how in ((position, "slider"), (first, "list")):
-        moved.input(localized(partial(_show, moved=how)), [moved, name], update, **moving)
-    page.load(localized(lambda: (_help(), gr.update(choices=_planes()))), None, [about, plane], queue=False, **PRIVATE)
+        moved.input(localized(_showing(how)), [moved, name], update, **moving)
+    page.load(localized(load_study_section), None, [about, plane], queue=False, **PRIVATE)
     for button, save in buttons.items():
         button.click(localized(_saving(save)), name, [saved, notice], show_progress_on=saved, **PRIVATE, **QUICK)
+
+
+def load_study_section() -> tuple[str, Any]:
+    """Return the help and the planes to choose from, in the visitor's language."""
+    return _help(), gr.update(choices=_planes())
 
 
 def _help() -> str:
@@ -140,11 +145,9 @@ def _open(
         shown = gr.update(choices=choices, value=None, visible=True)
         yield Update(_status(_(SEVERAL, count=len(choices))), series=shown)
         return
-    except UserError as error:
-        yield Update(_alert(translated(error.message)))
-        return
-    except UnreadableImage as error:
-        yield Update(_alert(translated(str(error))))
+    except (UserError, UnreadableImage) as error:
+        count_refusal()
+        yield Update(_alert(translated(error.message if isinstance(error, UserError) else str(error))))
         return
     yield _opened(explained)
 
@@ -169,6 +172,13 @@ def _opened(explained: StudyExplanation) -> Update:
     return update
 
 
+def _showing(moved: str) -> Callable[[Any, str | None], Update]:
+    def show_slice(number: Any, name: str | None) -> Update:
+        return _show(number, name, moved)
+
+    return show_slice
+
+
 def _show(number: Any, name: str | None, moved: str) -> Update:
     """Show another slice: its map, its numbers and its place on the strip."""
     opened = SHELF.get(name)
@@ -185,13 +195,13 @@ def _show(number: Any, name: str | None, moved: str) -> Update:
 
 
 def _saving(save: Callable[[StudyExplanation], str]) -> Callable[[str | None], tuple[Any, Any]]:
-    def saving(name: str | None) -> tuple[Any, Any]:
+    def save_study(name: str | None) -> tuple[Any, Any]:
         opened = SHELF.get(name)
         if opened is None:
             return gr.update(visible=False), _alert(_(GONE))
         return gr.update(value=save(opened.explained), visible=True), gr.skip()
 
-    return saving
+    return save_study
 
 
 def _first(explained: StudyExplanation) -> list[tuple[str, int]]:

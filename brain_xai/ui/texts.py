@@ -9,6 +9,7 @@ from brain_xai.methods import METHODS
 from brain_xai.preprocess import FORMATS_TEXT, MAX_FILE_BYTES
 from brain_xai.ui.cases import NOT_A_BRAIN
 from brain_xai.ui.language import _, translated
+from brain_xai.ui.monitoring_settings import Settings
 from brain_xai.ui.privacy import KEPT_MINUTES
 
 TITLE = "Brain XAI"
@@ -27,6 +28,10 @@ UPLOAD_FAILED = "The upload failed. Check your connection and try again."
 PRIVACY = (
     f"Your image is sent to this server only and is deleted after about {KEPT_MINUTES} minutes. It is not logged and "
     "not used for training. Even so, please choose an image without a name or date of birth on it."
+)
+COUNTED = (
+    "This server counts by the hour: requests and how they ended, answers per class, their mean probability, and "
+    "warnings. Neither images nor visitors are recorded."
 )
 DELETE = "Delete my image now"
 DELETED = "Your image and all that was made of it are deleted."
@@ -187,8 +192,9 @@ def how_to_read() -> str:
 
 
 def privacy() -> str:
-    """Return what happens to an image as HTML."""
-    return f'<p class="fine-print">{_(PRIVACY)}</p>'
+    """Return what happens to an image, and what is counted if anything is, as HTML."""
+    counted = f" {_(COUNTED)}" if Settings.from_environment().is_counting else ""
+    return f'<p class="fine-print">{_(PRIVACY)}{counted}</p>'
 
 
 def progress(done: int, total: int, seconds: float) -> str:

@@ -19,6 +19,7 @@ from brain_xai.ui.case_strip import truth_html
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
 from brain_xai.ui.language import _
+from brain_xai.ui.monitoring import count_refusal
 from brain_xai.ui.session import PageUpdate, Question, Session
 from brain_xai.ui.viewer import map_html, scan_html
 
@@ -42,6 +43,7 @@ def asked(question: Question) -> tuple[Classifier, Image.Image]:
 
 def refusal(session: Session, error: UserError) -> PageUpdate:
     """Show what went wrong, and nothing of the previous image beside it."""
+    count_refusal()
     session.explanation = None
     return PageUpdate(session, notice=texts.error(error.message), anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
 

@@ -201,12 +201,19 @@ def upload_folder(temporary: Path):
             process.kill()
 
 
-def test_what_a_killed_app_left_behind_is_deleted_by_the_next_one(tmp_path):
-    (tmp_path / "brain-xai-of-somebody-else").mkdir()
+def test_the_uploads_of_a_killed_app_are_deleted_at_once(tmp_path):
     with upload_folder(tmp_path) as (_, killed):
         assert (killed / "scan.png").exists()
         assert killed.parent.stat().st_mode & 0o777 == 0o700
-    assert (killed / "scan.png").exists()
+    assert wait_until(lambda: not killed.parent.exists())
+
+
+def test_what_a_power_cut_left_behind_is_deleted_by_the_next_app(tmp_path):
+    (tmp_path / "brain-xai-of-somebody-else").mkdir()
+    killed = tmp_path / "brain-xai-killed" / "files"
+    killed.mkdir(parents=True)
+    (killed / "scan.png").write_bytes(b"a scan")
+    (killed.parent / privacy.LOCK_NAME).write_text("1\n")  # nobody holds its lock
     with upload_folder(tmp_path) as (_, running):
         assert not killed.parent.exists()
         with upload_folder(tmp_path) as (process, last):

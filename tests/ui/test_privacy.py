@@ -53,8 +53,8 @@ def test_gradios_own_records_are_off(page, address):
     assert page.enable_monitoring is False
     assert page.show_error is False
     assert page.max_file_size == 64 * 2**20
-    assert httpx.get(f"{address}monitoring").status_code == 403
-    assert httpx.get(f"{address}monitoring/summary").status_code == 403
+    assert httpx.get(f"{address}monitoring").status_code == 404
+    assert httpx.get(f"{address}monitoring/summary").status_code == 404
     assert httpx.get(f"{address}gradio_api/runs").status_code == 404
     assert all(block.time_to_live for block in page.blocks.values() if isinstance(block, gr.State))
 

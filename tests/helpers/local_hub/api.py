@@ -15,7 +15,7 @@ from tests.helpers.local_hub.store import File, HubError, Repository, Store, lar
 
 USER = "tester"
 TOKENS = {"hf_write": "write", "hf_read": "read"}
-KINDS = {"model": "models", "space": "spaces"}
+KINDS = {"model": "models", "space": "spaces", "dataset": "datasets"}
 LARGE = 10_000_000  # bytes: above, and wherever the first bytes are not text, a file goes to storage
 
 
@@ -77,8 +77,8 @@ def refusal(error: HubError) -> Response:
 # method, pattern of the path, whether it writes, function
 ROUTES: list[tuple[str, re.Pattern, bool, Callable[..., Response]]] = []
 SHORTHANDS = {
-    "{repo}": r"(?P<kind>models|spaces)/(?P<repo_id>\w[\w.-]*/\w[\w.-]*)",
-    "{page}": r"(?:(?P<kind>spaces)/)?(?P<repo_id>\w[\w.-]*/\w[\w.-]*?)",
+    "{repo}": r"(?P<kind>models|spaces|datasets)/(?P<repo_id>\w[\w.-]*/\w[\w.-]*)",
+    "{page}": r"(?:(?P<kind>spaces|datasets)/)?(?P<repo_id>\w[\w.-]*/\w[\w.-]*?)",
     "{revision}": "(?P<revision>[^/]+)",
     "{path}": "(?P<path>.+)",
     "{sha256}": "(?P<sha256>[0-9a-f]{64})",

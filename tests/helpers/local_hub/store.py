@@ -69,7 +69,7 @@ def lfs_pointer(sha256: str, size: int) -> bytes:
 
 
 class Repository:
-    """One repository; `kind` is "models" or "spaces", as in the addresses of the API."""
+    """One repository; `kind` is "models", "spaces" or "datasets", as in the addresses of the API."""
 
     def __init__(self, root: Path, kind: str, repo_id: str, lock: threading.RLock):
         self.kind = kind
