@@ -18,6 +18,8 @@ HEAD_SHARE = 0.04
 MIN_CONTRAST = 8
 BRIGHT_PERCENTILE = 92
 WHITE_PERCENTILE = 99.5
+# Where no head is found, a smaller one is looked for by these: a scan on a page or screen that is otherwise empty.
+SMALL_HEAD_SHARE, SMALL_BRIGHT_PERCENTILE = 0.004, 99.7
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ def frame(image: Image.Image) -> Framed:
         The framed image with its place in the original.
     """
     gray = image if image.mode == "L" else image.convert("L")
-    pixels = np.asarray(gray)
     head = _head(gray)
+    if head is None and (box := _around_small_head(gray)) is not None:
+        inner = frame(gray.crop(box))
+        return Framed(inner.image, inner.left + box[0], inner.top + box[1], inner.side, gray.size)
+    pixels = np.asarray(gray)
     height, width = pixels.shape
     margin = 0.0 if head is None else MARGIN
     if head is None:
@@ -100,23 +105,40 @@ def head_mask(gray: Image.Image) -> np.ndarray:
     return np.asarray(Image.fromarray(_filled(head)).resize(gray.size, Image.Resampling.NEAREST))
 
 
-def _head(gray: Image.Image) -> np.ndarray | None:
+def _head(
+    gray: Image.Image, bright_percentile: float = BRIGHT_PERCENTILE, share: float = HEAD_SHARE
+) -> np.ndarray | None:
     """Return the mask of the head at a coarse size, bool [h, w], or None where there is no head to be seen."""
     scale = COARSE_SIDE / max(gray.size)
     size = tuple(max(round(side * scale), 1) for side in gray.size)
     coarse = gray.resize(size, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(0.7))
     values = np.asarray(coarse, dtype=np.float32)
     # Clipped above, so that the threshold parts tissue from background, not fat or a bright tumor from tissue.
-    low, high = np.percentile(values, (1, BRIGHT_PERCENTILE))
+    low, high = np.percentile(values, (1, bright_percentile))
     if high - low < MIN_CONTRAST:
         return None
     threshold = _threshold(values.clip(low, high))
     labels = connected_parts(_opened(_closed(values > threshold)))
     counts = np.bincount(labels.ravel())
     counts[0] = 0
-    if counts.max(initial=0) < HEAD_SHARE * values.size:
+    if counts.max(initial=0) < share * values.size:
         return None
     return np.isin(labels, np.flatnonzero(counts >= PART_SHARE * counts.max()))
+
+
+def _around_small_head(gray: Image.Image) -> tuple[int, int, int, int] | None:
+    """Return the box of a head that is lost in an empty image, with as much again around it; None if there is none."""
+    head = _head(gray, SMALL_BRIGHT_PERCENTILE, SMALL_HEAD_SHARE)
+    if head is None:
+        return None
+    rows, columns = np.flatnonzero(head.any(axis=1)), np.flatnonzero(head.any(axis=0))
+    scale, around = max(gray.size) / max(head.shape), max(np.ptp(rows), np.ptp(columns)) / 2 + 1
+    left, right = max(columns[0] - around, 0), min(columns[-1] + 1 + around, head.shape[1])
+    top, bottom = max(rows[0] - around, 0), min(rows[-1] + 1 + around, head.shape[0])
+    if (right - left) * (bottom - top) > head.size / 2:
+        return None
+    box = [int(edge * scale) for edge in (left, top, right, bottom)]
+    return box[0], box[1], min(box[2], gray.width), min(box[3], gray.height)
 
 
 def _threshold(values: np.ndarray) -> float:

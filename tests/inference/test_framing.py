@@ -54,6 +54,16 @@ def test_padding_changes_nothing(margins):
     assert framed.image.width == framed.image.height == framed.side
 
 
+@pytest.mark.parametrize("margin", [300, 700, 1100])
+def test_a_head_lost_in_a_wide_margin_is_found(margin):
+    """Heads of 3 %, .8 % and .4 % of the image."""
+    plain, lost = frame(on_black(head(), (5, 5, 5, 5))), frame(on_black(head(), (margin, margin, margin, margin)))
+    assert likeness(plain.image, lost.image) > SAME
+    assert (lost.left + 5, lost.top + 5) == pytest.approx((plain.left + margin, plain.top + margin), abs=6)
+    assert lost.side == pytest.approx(plain.side, rel=0.05)
+    assert lost.original_size == (140 + 2 * margin, 180 + 2 * margin)
+
+
 @pytest.mark.parametrize(("gain", "offset"), [(0.3, 0), (0.6, 0), (1.2, 0), (0.7, 40), (0.5, 100)])
 def test_brightness_and_contrast_change_nothing(gain, offset):
     values = np.asarray(SCAN) * gain + offset

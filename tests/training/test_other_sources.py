@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from tests.helpers.scans import LABELS, make_scan, write_scans
 from training.data.duplicate_groups import duplicate_groups
 from training.data.loader import BalancedSampler
-from training.data.other_sources import OtherSplits, Source, label_ids, load_other, parse_source, split_other
+from training.data.other_sources import (
+    Hold,
+    OtherSplits,
+    Source,
+    label_ids,
+    load_other,
+    parse_source,
+    split_other,
+)
 from training.data.pool import make_pool
 from training.data.sources import DataError, load_scans
 from training.data.splits import SplitIdentity, Splits, TrainingData, split_scans
@@ -23,12 +31,13 @@ SIZE = 32
 
 def test_a_source_is_read_with_its_options():
     assert parse_source("a/b:yes=tumor,no=notumor,hold=0.5,patient=P[0-9]+") == Source(
-        "a/b", {"yes": "tumor", "no": "notumor"}, 0.5, "P[0-9]+"
+        "a/b", {"yes": "tumor", "no": "notumor"}, Hold(0.5), "P[0-9]+"
     )
-    assert parse_source("a/b") == Source("a/b", {}, 0.0, None)
+    assert parse_source("a/b") == Source("a/b", {}, Hold(0.0), None)
+    assert parse_source("a/b:hold=2/4").hold == Hold(0.25, turn=2, turns=4)
 
 
-@pytest.mark.parametrize("options", ["hold=1", "hold=some", "yes", "patient=("])
+@pytest.mark.parametrize("options", ["hold=1.5", "hold=3/2", "hold=0/2", "hold=some", "yes", "patient=("])
 def test_an_option_that_cannot_be_read_is_named(options):
     with pytest.raises(DataError, match=r"--source a/b"):
         parse_source(f"a/b:{options}")
@@ -133,6 +142,26 @@ def test_what_shares_a_picture_with_the_main_test_set_is_held_out(other):
     assert {f"web/no/{seed}.png" for seed in range(12, 16)} <= held_out
     assert sum(file.startswith("web/no/") for file in held_out) == 8  # half of 16
     assert sum(file.startswith("web/yes/") for file in held_out) == 5
+
+
+def test_the_parts_of_a_source_take_turns(settings, main, other):
+    scans, halves = other[0], []
+    for turn in (1, 2):
+        sources = [parse_source(text.replace("hold=0.5", f"hold={turn}/2")) for text in settings.source]
+        parts = split_other(main.scans, main.splits, scans, sources, 0, 0.2)
+        halves.append({scans.files[i] for i in parts.held_out if scans.sources[i] == "web"})
+    of_main_test = {f"web/no/{seed}.png" for seed in range(12, 16)}
+    assert halves[0] & halves[1] == of_main_test
+    left = {file for file, source in zip(scans.files, scans.sources, strict=True) if source == "web"}
+    in_main_validation = left - halves[0] - halves[1]
+    shared = np.isin(parts.groups, parts.groups[main.splits.validation])[len(main.scans.files) :]
+    assert in_main_validation == {scans.files[i] for i in np.flatnonzero(shared) if scans.sources[i] == "web"}
+
+
+def test_a_whole_source_can_be_held_out(settings, main, other):
+    sources = [parse_source(text.replace("hold=0.34", "hold=1")) for text in settings.source]
+    parts = split_other(main.scans, main.splits, other[0], sources, 0, 0.2)
+    assert set(np.flatnonzero(other[0].sources == "clinic")) <= set(parts.held_out)
 
 
 def test_no_held_out_picture_is_trained_on_in_any_source(settings, main, other):

@@ -23,16 +23,38 @@ ANY_TUMOR = "tumor"
 
 
 @dataclass(frozen=True)
+class Hold:
+    """Which part of a source is held out: a `share` from 0 to 1 or, as part `turn` of `turns`, one of equal parts."""
+
+    share: float
+    turn: int = 1
+    turns: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Hold":
+        """Read a share such as `0.3`, or `2/3`, the second of three parts; raises `ValueError`."""
+        if "/" not in text:
+            share = float(text)
+            if not 0 <= share <= 1:
+                raise ValueError("hold is a share from 0 to 1, or one of several parts such as 2/3")
+            return cls(share)
+        turn, turns = (int(word) for word in text.split("/"))
+        if not 1 <= turn <= turns:
+            raise ValueError(f"there are parts 1/{turns} to {turns}/{turns}")
+        return cls(1 / turns, turn, turns)
+
+
+@dataclass(frozen=True)
 class Source:
     """One more folder of scans, as `--source` names it.
 
-    `labels` maps names of its class folders to classes; `hold` is the share that is held out; `patient` is a regular
+    `labels` maps names of its class folders to classes; `hold` is the part that is held out; `patient` is a regular
     expression whose first match in a file's name tells the patient, None where nobody knows.
     """
 
     folder: str
     labels: dict[str, str]
-    hold: float
+    hold: Hold
     patient: str | None
 
     @property
@@ -81,16 +103,14 @@ class OtherSplits:
 def parse_source(text: str) -> Source:
     """Read `DIR` or `DIR:folder=class,hold=0.3,patient=REGEX`; raises `DataError`."""
     folder, _, options = text.partition(":")
-    labels, hold, patient = {}, 0.0, None
+    labels, hold, patient = {}, Hold(0.0), None
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         try:
             if not equals:
                 raise ValueError("it has no =")
             if key == "hold":
-                hold = float(value)
-                if not 0 <= hold < 1:
-                    raise ValueError("hold is a share from 0 to below 1")
+                hold = Hold.parse(value)
             elif key == "patient":
                 patient = re.compile(value).pattern
             else:
@@ -144,7 +164,10 @@ def split_other(
             if not cell.any():
                 continue
             count = len(np.unique(units[cell]))
-            held_out |= _draw(random, units, cell & ~validation, held_out, round(source.hold * count))
+            if source.hold.turns > 1:
+                held_out |= _in_turn(units, cell & ~validation & ~in_test, source.hold, seed)
+            else:
+                held_out |= _draw(random, units, cell & ~validation, held_out, round(source.hold.share * count))
             validation |= _draw(random, units, cell & ~held_out, validation, round(validation_fraction * count))
     purged = splits.train[np.isin(of_main[splits.train], of_other[held_out | validation])]
     train = np.flatnonzero(~held_out & ~validation)
@@ -201,3 +224,10 @@ def _draw(
     missing = count - len(np.unique(units[cell & drawn]))
     candidates = random.permutation(np.unique(units[cell & ~drawn]))
     return np.isin(units, candidates[: max(missing, 0)])
+
+
+def _in_turn(units: np.ndarray, cell: np.ndarray, hold: Hold, seed: int) -> np.ndarray:
+    """Return the scans, bool [n], of the units in one of the equal parts of `cell`."""
+    # A generator of its own: what other draws took must not change the parts from turn to turn.
+    candidates = np.random.default_rng([seed, hold.turns]).permutation(np.unique(units[cell]))
+    return np.isin(units, np.array_split(candidates, hold.turns)[hold.turn - 1])
