@@ -39,6 +39,7 @@ from training.learning.trust_fit import (
     warned,
     with_thresholds,
 )
+from training.report.trust import cannot_say_table, gate_table
 
 # Foreign images of each kind, and how many training scans they are made of where they are made of scans.
 PER_KIND, SCANS_TO_CHANGE = 40, 300
@@ -136,13 +137,25 @@ def fit(material: Material, distance: Trust, without: str | None = None) -> Trus
 
 def detected(material: Material, distance: Trust) -> dict[str, dict]:
     """Return how often each kind of foreign image is warned about by a fit that saw no image of its family."""
-    rates = {}
+    rates: dict[str, dict] = {}
     for family in tqdm(dict.fromkeys(kind.family for kind in KINDS.values()), desc="families left out", mininterval=2):
         trust = fit(material, distance, without=family)
         for kind, part in material.foreign.items():
             if KINDS[kind].family == family:
                 rates[kind.replace("_", " ")] = share(warned(trust, part))
     return rates
+
+
+def detected_of_known_kind(material: Material, distance: Trust) -> dict[str, dict]:
+    """Return how often each kind of foreign image is warned about by a fit that saw other images of its kind."""
+    hits: dict[str, list[np.ndarray]] = {}
+    for odd in (0, 1):
+        halves = {kind: np.arange(len(part.plain)) % 2 == odd for kind, part in material.foreign.items()}
+        fitted = {kind: part.take(~halves[kind]) for kind, part in material.foreign.items()}
+        trust = fit(replace(material, foreign=fitted), distance)
+        for kind, part in material.foreign.items():
+            hits.setdefault(kind.replace("_", " "), []).append(warned(trust, part.take(halves[kind])))
+    return {kind: share(np.concatenate(halves)) for kind, halves in hits.items()}
 
 
 def false_alarms(trust: Trust, material: Material, seed: int = 0) -> dict[str, dict]:
@@ -168,12 +181,14 @@ def cannot_say(trust: Trust, described: Described, right: np.ndarray) -> dict:
     return {name: share(hits) for name, hits in rates.items() if len(hits)}
 
 
-def elsewhere(classifier: Classifier, trust: Trust, scans: RecordedScans) -> dict[str, dict]:
-    """Return by source how often held-out scans are called unusual or no brain MRI."""
+def elsewhere(classifier: Classifier, trust: Trust, scans: RecordedScans) -> dict[str, tuple[dict, dict]]:
+    """Return by source how often held-out scans are called unusual or no brain MRI, and `cannot_say` for them."""
     rates = {}
     for source in np.unique(scans.sources[scans.held_out]):
         indices = scans.held_out[scans.sources[scans.held_out] == source]
-        rates[str(source)] = share(warned(trust, describe(classifier, [scans.files[i] for i in indices])))
+        described = describe(classifier, [scans.files[i] for i in indices])
+        right = scans.allowed[indices, described.probabilities.argmax(axis=1)]
+        rates[str(source)] = share(warned(trust, described)), cannot_say(trust, described, right)
     return rates
 
 
@@ -214,11 +229,14 @@ def measured(
     if len(values := disagreements(classifier, [scans.files[i] for i in chosen])):
         trust, rates["methods_disagree"] = with_disagreement(trust, values)
     trust = replace(trust, false_alarms=rates)
+    others = elsewhere(classifier, trust, scans)
+    silence = {source: silent for source, (_, silent) in others.items()}
     return trust, {
         "false_alarms": rates,
         "detected": detected(material, distance),
-        "other_sources": elsewhere(classifier, trust, scans),
-        "cannot_say": cannot_say(trust, material.validation, material.right),
+        "detected_of_known_kind": detected_of_known_kind(material, distance),
+        "other_sources": {source: rate for source, (rate, _) in others.items()},
+        "cannot_say": {"validation": cannot_say(trust, material.validation, material.right)} | silence,
     }
 
 
@@ -245,10 +263,7 @@ def main() -> None:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {"trust": results}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    for title, rates in results.items():
-        print(f"{title.replace('_', ' ')}:")
-        for name, rate in rates.items():
-            print(f"  {name:20} {rate['value']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}] n={rate['n']}")
+    print(f"{gate_table(results)}\n\n{cannot_say_table(results)}")
 
 
 if __name__ == "__main__":

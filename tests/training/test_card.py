@@ -397,7 +397,7 @@ def test_the_card_shows_scans_from_other_sources_if_they_were_measured():
 def test_the_card_shows_warnings_and_changes_if_they_were_measured():
     gate = {"false_alarms": {"not_brain_mri": ENTRY}, "detected": {"photographs": ENTRY}}
     text = model_card(make_config(), make_metrics() | {"trust": gate})
-    assert "| warned about: photographs | 1,234 | 0.750 [0.500, 0.875] |" in text
+    assert "| warned about: photographs | 1,234 | 0.750 [0.500, 0.875] | – |" in text
     assert "### Trust\n\nWarnings:" in text
     assert "**Robustness.** Not tested." in text
     both = model_card(make_config(), make_metrics() | {"trust": gate, "shortcuts": shortcuts()})

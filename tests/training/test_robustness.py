@@ -13,7 +13,7 @@ from tests.helpers.nets import PLAIN, Blocks, make_classifier, make_scan
 from training.evaluation.changes import CHANGES
 from training.publishing.bundle import bundle
 from training.report.card import card_of
-from training.report.robustness import gate_table, robustness_table
+from training.report.robustness import robustness_table
 from training.robustness import Row, Sample, alike, look, main, measure_level, places, points_at
 
 MOVING = [(name, level) for name in ("rotation", "crop", "padding", "mirror") for level in CHANGES[name].levels]
@@ -154,12 +154,3 @@ def test_robustness_of_other_weights_is_not_shown(tmp_path):
     content["checkpoint"]["revision"] = "other"
     (run / "robustness.json").write_text(json.dumps(content))
     assert "wobble" not in card_of(run)
-
-
-def test_the_table_of_warnings():
-    entry = {"value": 0.004, "low": 0.0, "high": 0.01, "n": 1311}
-    table = gate_table(
-        {"false_alarms": {"not_brain_mri": entry}, "detected": {"photographs": entry | {"value": 0.98, "n": 100}}}
-    )
-    assert "| false alarm: `not_brain_mri` | 1,311 | 0.004 [0.000, 0.010] |" in table
-    assert "| warned about: photographs | 100 | 0.980 [0.000, 0.010] |" in table

@@ -15,6 +15,7 @@ from brain_xai.trust import Trust
 from tests.helpers.scans import LABELS, make_scan
 from training.data.foreign_images import KINDS
 from training.learning.trust_fit import describe, share, told, warned
+from training.report.trust import cannot_say_table, gate_table
 from training.trust import RecordedScans, cannot_say, measured, with_disagreement
 
 PREPROCESSING = Preprocessing((48, 48), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -78,7 +79,12 @@ def test_every_measured_number_is_there(fitted):
     assert set(results["false_alarms"]) >= {"not_brain_mri", "unusual_scan", "low_margin", "methods_disagree"}
     assert trust.false_alarms == results["false_alarms"]
     assert set(results["detected"]) == {kind.replace("_", " ") for kind in KINDS}
+    assert set(results["detected_of_known_kind"]) == set(results["detected"])
     assert set(results["other_sources"]) == {"elsewhere"}
+    silence = results.pop("cannot_say")
+    assert set(silence) == {"validation", "elsewhere"}
+    assert silence["elsewhere"]["coverage"]["n"] == len(scans.held_out)
+    results |= silence
     assert results["false_alarms"]["not_brain_mri"]["n"] == len(scans.validation)
     for rates in results.values():
         assert all(0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1 for rate in rates.values())
@@ -108,3 +114,16 @@ def test_the_threshold_of_disagreement_leaves_few_right_answers_beyond():
 
 def flat() -> Trust:
     return Trust(np.zeros(2), np.ones(2), np.eye(2)[:, :1], np.ones(1), 1.0, np.zeros((1, 1)), 1.0, 2.0)
+
+
+def test_the_tables_of_the_card():
+    entry = {"value": 0.004, "low": 0.0, "high": 0.01, "n": 1311}
+    photographs = {"photographs": entry | {"value": 0.98, "n": 100}}
+    silence = {"clinic": {"coverage": entry | {"value": 0.9}, "error": entry, "error_of_all": entry | {"value": 0.03}}}
+    trust = {"false_alarms": {"not_brain_mri": entry}, "other_sources": {"clinic": entry}, "detected": photographs}
+    table = gate_table(trust | {"detected_of_known_kind": {"photographs": entry | {"value": 1.0}}})
+    assert "| false alarm: `not_brain_mri` | 1,311 | 0.004 [0.000, 0.010] | – |" in table
+    assert "| warned about: clinic, held out | 1,311 | 0.004 [0.000, 0.010] | – |" in table
+    assert "| warned about: photographs | 100 | 0.980 [0.000, 0.010] | 1.000 [0.000, 0.010] |" in table
+    expected = "| clinic | 1,311 | 0.900 [0.000, 0.010] | 0.004 [0.000, 0.010] | 0.030 [0.000, 0.010] |"
+    assert expected in cannot_say_table({"cannot_say": silence})

@@ -20,7 +20,7 @@ from training.report.elsewhere import (
     sources_table,
     worst_group_sentence,
 )
-from training.report.robustness import gate_table, robustness_table
+from training.report.robustness import robustness_table
 from training.report.tables import (
     METRIC_NAMES,
     explanations_table,
@@ -30,6 +30,7 @@ from training.report.tables import (
     results_table,
     with_interval,
 )
+from training.report.trust import cannot_say_table, gate_table
 
 LICENSE = "mit"
 ROBUSTNESS_FILE = "robustness.json"
@@ -223,6 +224,7 @@ FILTERS = {
     "cues_table": cues_table,
     "confidence_table": confidence_table,
     "gate_table": gate_table,
+    "cannot_say_table": cannot_say_table,
     "robustness_table": robustness_table,
     "frequent_errors": _frequent_errors,
     "misses": _misses,

@@ -1,4 +1,4 @@
-"""Table and figure of what `training.robustness` measured, and the table of warnings that `training.trust` measured."""
+"""Table and figure of what `training.robustness` measured."""
 
 from pathlib import Path
 
@@ -88,18 +88,3 @@ def _draw_change(axes: Axes, name: str, change: dict, unchanged: dict) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"{name}\n{change['unit']}", fontsize=11)
-
-
-def gate_table(trust: dict) -> str:
-    """Return how often each warning is given: wrongly on scans, and on each kind of image that is no brain MRI.
-
-    Args:
-        trust: `false_alarms` by code, and `detected` by kind of image, each a measured number with its n.
-    """
-    rows = [[f"false alarm: `{code}`", *_counted(entry)] for code, entry in trust.get("false_alarms", {}).items()]
-    rows += [[f"warned about: {kind}", *_counted(entry)] for kind, entry in trust.get("detected", {}).items()]
-    return markdown_table(["Warning", "n", "share"], rows)
-
-
-def _counted(entry: dict) -> list[str]:
-    return [f"{entry['n']:,}", with_interval(entry)]
