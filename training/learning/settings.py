@@ -37,7 +37,8 @@ class TrainConfig:
     source: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "More folders: DIR:folder=class,hold=0.3,patient=REGEX; the class tumor is any with a tumor."
+            "help": "More folders: DIR:folder=class,hold=0.3,patient=REGEX; the class tumor is any with a tumor, "
+            "hold=1/2 the first of two parts."
         },
     )
 
