@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from brain_xai.checkpoint.folder import read_explanations, weights_hash
 from brain_xai.checkpoint.schema import WEIGHTS_NAME
+from brain_xai.small_cnns import SMALL_CNNS
 from training.report.elsewhere import (
     confidence_table,
     coverage_rows,
@@ -20,6 +21,7 @@ from training.report.elsewhere import (
     sources_table,
     worst_group_sentence,
 )
+from training.report.figures import MANY_CLASSES
 from training.report.robustness import robustness_table
 from training.report.tables import (
     METRIC_NAMES,
@@ -101,6 +103,7 @@ def model_card(
         has_maps=has_maps,
         repo_id=repo_id,
         tag=tag,
+        is_ours=config["architecture"] in SMALL_CNNS,
     )
 
 
@@ -181,6 +184,9 @@ def _class_table(test: dict) -> str:
 
 
 def _confusion_table(test: dict) -> str:
+    """Return the confusion matrix; of many classes only the figure can be read."""
+    if len(test["label_names"]) > MANY_CLASSES:
+        return f"With {len(test['label_names'])} classes it is only drawn, below."
     labels = [f"`{label}`" for label in test["label_names"]]
     rows = zip(labels, test["confusion_matrix"], strict=True)
     return markdown_table(["", *labels], [[label, *(f"{n:,}" for n in counts)] for label, counts in rows])
