@@ -43,7 +43,7 @@ class Explanation:
         view: The RGB image that the model sees, W x H pixels.
         prediction: The model's answer for the image.
         settings: How the map was made, ready for JSON. "engine" is "captum", "shortcut" (the same map in less time) or
-            "combined" (made of several methods' maps).
+            "combined" (made of several methods' maps) or "own" (Captum has no such method).
         original: The whole image as it was read, upright, RGB, in its own size, but at most 2,048 pixels on a side.
         part: The part of the original that the view shows: left, top, right, bottom in fractions of width and height;
             see `brain_xai.preprocess.ModelInput`.

@@ -7,7 +7,7 @@ import numpy as np
 
 from brain_xai.classifier import Classifier
 from brain_xai.forward import ModelOutput
-from brain_xai.methods import activations, cam, consensus, gradients, occlusion
+from brain_xai.methods import activations, attention, cam, consensus, gradients, occlusion
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Method:
             `Request`, whose target does not matter, and the method's settings; None if the method has no such way.
         attribute_all_classes: Computes attributions [classes, H, W] and settings from the forward pass that predicts
             one image; None if the architecture does not allow it.
-        engines: What can compute it: "captum", "shortcut" or "combined", see `Explanation.settings`.
+        engines: What can compute it: "captum", "shortcut", "combined" or "own", see `Explanation.settings`.
     """
 
     key: str
@@ -99,6 +99,20 @@ METHODS = {
             forward_passes=4,
             reason_unsupported=cam.cam_unsupported,
             attribute=cam.layer_cam,
+        ),
+        Method(
+            key="attention_relevance",
+            title="Attention relevance",
+            summary="Follows what a vision transformer reads from each part of the scan to raise its score for this "
+            "label.",
+            paper="https://arxiv.org/abs/2103.15679",
+            unit="relevance",
+            default_scale=0.05,
+            signed=False,
+            forward_passes=4,
+            reason_unsupported=attention.attention_unsupported,
+            attribute=attention.attention_relevance,
+            engines=("own",),
         ),
         Method(
             key="guided_backprop",

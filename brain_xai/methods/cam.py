@@ -16,7 +16,7 @@ def cam_unsupported(classifier: Classifier) -> str | None:
         return None
     architecture = classifier.info.architecture
     return (
-        f"Class-activation maps need a layer whose output is a spatial feature map; {architecture} has none. "
+        f"Class-activation maps need a last feature map of channels, rows and columns; {architecture} has none. "
         "Use occlusion, which works for every model."
     )
 

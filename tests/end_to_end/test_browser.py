@@ -223,9 +223,10 @@ def test_leaving_the_page_stops_the_work(visit, scan):
 def test_all_methods_side_by_side(width, visit, scan):
     page = visit(width)
     first = choose(page, scan)
+    titles = [method.title for key, method in METHODS.items() if key != "attention_relevance"]  # not for a ResNet
     page.locator("#compare").click()
-    for method in METHODS.values():
-        caption = page.locator("#gallery").get_by_text(method.title, exact=True)
+    for title in titles:
+        caption = page.locator("#gallery").get_by_text(title, exact=True)
         caption.wait_for()
         assert caption.evaluate("caption => caption.scrollWidth <= caption.clientWidth"), "nothing is cut off"
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

@@ -35,6 +35,13 @@ def make_timm(name: str, size: tuple[int, int], seed: int = 0, **options) -> Cla
     return make_classifier(model, size)
 
 
+def make_tiny(method: str, side: int) -> Classifier:
+    """A tiny model that a method works on, for square images."""
+    if method == "attention_relevance":
+        return make_timm("test_vit", (side, side), img_size=side)
+    return make_timm("test_resnet", (side, side))
+
+
 def make_vgg(size: tuple[int, int]) -> Classifier:
     """timm's VGG with four layers of few channels and a hidden layer of 8 instead of 4096 in its head."""
     torch.manual_seed(0)
@@ -102,6 +109,48 @@ class Unpadded(nn.Module):
 
     def forward_features(self, pixel_values):
         return self.body(pixel_values)
+
+
+class EvenAttention(nn.Module):
+    """Every token reads the mean of all tokens, with the fused operation or step by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused_attn = True
+        self.score = nn.Parameter(torch.zeros(()))
+        self.attn_drop = nn.Dropout()
+
+    def forward(self, tokens):
+        if self.fused_attn:
+            return tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+        scores = self.score.expand(len(tokens), 1, tokens.shape[1], tokens.shape[1])
+        return (self.attn_drop(scores.softmax(dim=-1)) @ tokens[:, None])[:, 0]
+
+
+class TwoAttentions(nn.Module):
+    """A class token of 0 and the brightness of each quarter; two attentions with skip connections; the logits are 2, -2
+    and 0 times the class token.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.num_prefix_tokens = 1
+        self.layers = nn.ModuleList([EvenAttention(), EvenAttention()])
+        self.head = nn.Linear(1, 3, bias=False)
+        self.head.weight.data = torch.tensor([[2.0], [-2.0], [0.0]])
+
+    def forward_features(self, pixel_values):
+        quarters = nn.functional.adaptive_avg_pool2d(pixel_values.mean(dim=1, keepdim=True), 2)
+        tokens = nn.functional.pad(quarters.flatten(2).transpose(1, 2), (0, 0, 1, 0))
+        for layer in self.layers:
+            tokens = tokens + layer(tokens)
+        return tokens
+
+    def forward_head(self, tokens):
+        return self.head(tokens[:, 0])
+
+    def forward(self, pixel_values):
+        return self.forward_head(self.forward_features(pixel_values))
 
 
 class Corner(nn.Module):

@@ -12,7 +12,7 @@ from brain_xai.classifier import Classifier
 from brain_xai.explanation import Cancelled, explain_all
 from brain_xai.methods.cam import resample_to_image
 from brain_xai.methods.target_layer import target_layer
-from tests.helpers.nets import make_scan, make_timm, make_vgg
+from tests.helpers.nets import make_scan, make_timm, make_tiny, make_vgg
 
 SIZES = {"test_vit": (160, 160)}
 WINDOWS = {"occlusion": {"window": 0.25, "stride": 0.125}}
@@ -93,10 +93,11 @@ def test_every_map_says_which_engine_made_it():
         "layer_activation": "shortcut",
         "occlusion": "shortcut",
         "consensus": "combined",
+        "attention_relevance": "own",
     }
     for method in METHODS:
         settings = {"window": 0.5, "stride": 0.5} if method == "occlusion" else {}
-        assert explain(linear, scan, method, **settings).settings["engine"] == expected[method]
+        assert explain(make_tiny(method, 96), scan, method, **settings).settings["engine"] == expected[method]
         assert expected[method] in METHODS[method].engines
     assert explain(other, scan, "grad_cam").settings["engine"] == "captum", "its head is more than one linear layer"
     assert {map_.settings["engine"] for map_ in explain_all(linear, scan).values()} == {"shortcut"}

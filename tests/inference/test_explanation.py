@@ -32,6 +32,7 @@ from tests.helpers.nets import (
     make_classifier,
     make_scan,
     make_timm,
+    make_tiny,
     make_vgg,
 )
 
@@ -39,6 +40,7 @@ KEYS = [
     "grad_cam",
     "hires_cam",
     "layer_cam",
+    "attention_relevance",
     "guided_backprop",
     "guided_grad_cam",
     "saliency",
@@ -56,6 +58,20 @@ COARSE = {key: {} for key in KEYS} | {"occlusion": {"window": 0.5, "stride": 0.2
 @pytest.fixture(scope="module")
 def resnet() -> Classifier:
     return make_timm("test_resnet", (96, 96))
+
+
+@pytest.fixture(scope="module")
+def vit() -> Classifier:
+    return make_tiny("attention_relevance", 96)
+
+
+@pytest.fixture
+def tiny(method, resnet, vit) -> Classifier:
+    return vit if method == "attention_relevance" else resnet
+
+
+def usable(classifier: Classifier) -> list[str]:
+    return [key for key, method in METHODS.items() if method.reason_unsupported(classifier) is None]
 
 
 def assert_same(attribution: np.ndarray, expected: np.ndarray) -> None:
@@ -81,14 +97,14 @@ def test_table_is_complete():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_explains_the_view(method, resnet):
+def test_every_method_explains_the_view(method, tiny):
     scan = make_scan((120, 80))
-    explanation = explain(resnet, scan, method)
+    explanation = explain(tiny, scan, method)
     assert (explanation.method, explanation.scale) == (method, METHODS[method].default_scale)
     assert explanation.label == explanation.prediction.label == LABELS[explanation.target]
-    assert explanation.prediction.probabilities == pytest.approx(resnet.predict(scan).probabilities, abs=1e-6)
-    assert explanation.prediction.checkpoint == resnet.info
-    assert np.array_equal(explanation.view, resnet.prepare(scan).view)
+    assert explanation.prediction.probabilities == pytest.approx(tiny.predict(scan).probabilities, abs=1e-6)
+    assert explanation.prediction.checkpoint == tiny.info
+    assert np.array_equal(explanation.view, tiny.prepare(scan).view)
     assert (explanation.attribution.dtype, explanation.attribution.shape) == (np.float32, (96, 96))
     assert np.isfinite(explanation.attribution).all()
     assert explanation.attribution.std() > 0
@@ -97,11 +113,11 @@ def test_every_method_explains_the_view(method, resnet):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_target_is_a_label_an_index_or_the_prediction(method, resnet):
+def test_target_is_a_label_an_index_or_the_prediction(method, tiny):
     scan = make_scan((96, 96))
-    by_label = [explain(resnet, scan, method, label, **COARSE[method]) for label in LABELS]
-    by_index = [explain(resnet, scan, method, index, **COARSE[method]) for index in range(len(LABELS))]
-    predicted = explain(resnet, scan, method, **COARSE[method])
+    by_label = [explain(tiny, scan, method, label, **COARSE[method]) for label in LABELS]
+    by_index = [explain(tiny, scan, method, index, **COARSE[method]) for index in range(len(LABELS))]
+    predicted = explain(tiny, scan, method, **COARSE[method])
     for one, other in zip([*by_label, predicted], [*by_index, by_label[predicted.target]], strict=True):
         assert (one.label, one.target) == (other.label, other.target)
         assert_same(one.attribution, other.attribution)
@@ -157,7 +173,8 @@ def test_every_method_works_or_says_why_not(name):
     refused = {key for key, method in METHODS.items() if method.reason_unsupported(classifier)}
     relu_only = name in ("test_resnet", "vgg")
     cams = {"grad_cam", "hires_cam", "layer_cam", "layer_activation"}
-    assert refused == (set() if relu_only else set(GUIDED)) | (cams if name == "test_vit" else set())
+    expected = (set() if relu_only else set(GUIDED)) | (cams if name == "test_vit" else {"attention_relevance"})
+    assert refused == expected
     for key in METHODS:
         if key in refused:
             with pytest.raises(MethodNotApplicable, match=rf"{classifier.info.architecture}.* Use \w+") as refusal:
@@ -176,8 +193,8 @@ def test_a_measured_scale_replaces_the_default():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_explanation_draws_itself(method, resnet, tmp_path):
-    explanation = explain(resnet, make_scan((96, 96)), method, **COARSE[method])
+def test_an_explanation_draws_itself(method, tiny, tmp_path):
+    explanation = explain(tiny, make_scan((96, 96)), method, **COARSE[method])
     assert (explanation.unit, explanation.signed) == (METHODS[method].unit, METHODS[method].signed)
     drawn = explanation.image()
     assert (drawn.mode, drawn.width) == ("RGB", 480)
@@ -237,7 +254,7 @@ def test_a_replaced_model_shares_nothing():
 
 def test_a_dropped_model_is_freed():
     classifier = make_timm("test_resnet", (64, 64))
-    for method in METHODS:
+    for method in usable(classifier):
         explain(classifier, make_scan((64, 64)), method, **COARSE[method])
     with classifier.private_model() as private:
         pass
@@ -351,9 +368,9 @@ def test_occlusion_refuses_windows_that_leave_gaps(sizes, resnet):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_progress_counts_up_to_the_total(method, resnet):
+def test_progress_counts_up_to_the_total(method, tiny):
     calls = []
-    explain(resnet, make_scan((96, 96)), method, progress=lambda *call: calls.append(call))
+    explain(tiny, make_scan((96, 96)), method, progress=lambda *call: calls.append(call))
     done, totals = zip(*(call[:2] for call in calls), strict=True)
     assert list(done) == sorted(set(done))
     assert set(totals) == {done[-1]}
@@ -373,7 +390,11 @@ def state_of(classifier: Classifier) -> list:
     with classifier.private_model() as private:
         models = (classifier.model, private)
     hooks = [
-        (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks), module.training)
+        (
+            *(len(found) for found in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)),
+            module.training,
+            getattr(module, "fused_attn", None),
+        )
         for model in models
         for module in model.modules()
     ]
@@ -388,7 +409,7 @@ def state_of(classifier: Classifier) -> list:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after", [1, 9])
 def test_raising_in_progress_stops_at_once_and_leaves_everything_as_it_was(method, after):
-    classifier = make_timm("test_resnet", (64, 64))
+    classifier = make_tiny(method, 64)
     scan = make_scan((64, 64))
     assert METHODS[method].reason_unsupported(classifier) is None
     before = state_of(classifier)
@@ -410,27 +431,29 @@ def test_raising_in_progress_stops_at_once_and_leaves_everything_as_it_was(metho
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_failing_forward_pass_leaves_no_hook(method):
-    classifier = make_timm("test_resnet", (96, 96))
+    classifier = make_tiny(method, 96)
     scan = make_scan((96, 96))
     METHODS[method].reason_unsupported(classifier)
     before = state_of(classifier)
+    name = classifier.model.pretrained_cfg["classifier"]
     with classifier.private_model() as private:
-        heads = classifier.model.fc, private.fc
-        # The head is the last layer, so every hook has been set when it fails.
-        classifier.model.fc, private.fc = Failing(), Failing()
+        models = classifier.model, private
+    heads = [model.get_submodule(name) for model in models]
+    for model in models:  # the head is the last layer, so every hook has been set when it fails
+        model.set_submodule(name, Failing())
     with pytest.raises(RuntimeError, match="out of memory"):
         explain(classifier, scan, method)
-    with classifier.private_model() as private:
-        classifier.model.fc, private.fc = heads
+    for model, head in zip(models, heads, strict=True):
+        model.set_submodule(name, head)
     assert state_of(classifier) == before
     assert np.isfinite(explain(classifier, scan, method).attribution).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_callers_tensor_stays_untouched(method, resnet):
-    pixel_values = resnet.prepare(make_scan((96, 96))).pixel_values
+def test_the_callers_tensor_stays_untouched(method, tiny):
+    pixel_values = tiny.prepare(make_scan((96, 96))).pixel_values
     before = pixel_values.clone()
-    METHODS[method].attribute(Request(resnet, pixel_values, target=1), **COARSE[method])
+    METHODS[method].attribute(Request(tiny, pixel_values, target=1), **COARSE[method])
     assert torch.equal(pixel_values, before)
     assert not pixel_values.requires_grad
     assert pixel_values.grad is None
@@ -439,9 +462,9 @@ def test_the_callers_tensor_stays_untouched(method, resnet):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_callers_grad_mode_changes_nothing(method):
     scan = make_scan((64, 64))
-    expected = explain(make_timm("test_resnet", (64, 64)), scan, method, **COARSE[method]).attribution
+    expected = explain(make_tiny(method, 64), scan, method, **COARSE[method]).attribution
     for mode in (torch.no_grad, torch.inference_mode):
-        classifier = make_timm("test_resnet", (64, 64))
+        classifier = make_tiny(method, 64)
         with mode():
             assert METHODS[method].reason_unsupported(classifier) is None
             assert_same(explain(classifier, scan, method, **COARSE[method]).attribution, expected)
@@ -461,7 +484,7 @@ def test_a_saved_checkpoint_explains_a_real_scan(data_root: Path, tmp_path: Path
     )
     classifier = load_checkpoint(tmp_path)
     scan = sorted((data_root / "brain-tumor-mri" / "Testing" / "glioma").iterdir())[0]
-    for method in METHODS:
+    for method in usable(classifier):
         explanation = explain(classifier, scan, method)
         assert explanation.attribution.shape == explanation.view.size[::-1] == (96, 96)
         assert np.ptp(explanation.attribution) > 0

@@ -24,6 +24,7 @@ from tests.helpers.scans import LABELS
 from tests.helpers.served import METRICS, free_port, job_threads, save_tiny_checkpoint, served, upload, wait_until
 
 SIZES = {"width": 90, "height": 90, "model_width": 64, "model_height": 64}
+FOR_CNNS = [key for key in METHODS if key != "attention_relevance"]
 POINTING = {"value": 0.744, "low": 0.69, "high": 0.791, "n": 300}
 
 
@@ -135,8 +136,8 @@ def test_explain(method, target, client, scan, tiny):
 
 def test_compare(client, scan, tiny):
     gallery, attributions, facts = client.predict(image=handle_file(scan), target="pituitary", api_name="/compare")
-    assert [entry["caption"] for entry in gallery] == list(facts["methods"]) == list(METHODS)
-    assert facts["not_applicable"] == {}
+    assert [entry["caption"] for entry in gallery] == list(facts["methods"]) == FOR_CNNS
+    assert list(facts["not_applicable"]) == ["attention_relevance"]
     assert (facts["label"], LABELS[facts["target"]]) == ("pituitary", "pituitary")
     classifier = load_checkpoint(tiny)
     assert facts["prediction"]["label"] == classifier.predict(scan).label
@@ -147,7 +148,7 @@ def test_compare(client, scan, tiny):
         assert (numbers["unit"], numbers["scale"]) == (METHODS[explanation.method].unit, explanation.scale)
         assert_same_image(entry["image"], explanation.image())
         with np.load(attributions, allow_pickle=False) as maps:
-            assert list(maps) == list(METHODS)
+            assert list(maps) == FOR_CNNS
             assert maps[entry["caption"]] == pytest.approx(explanation.attribution, abs=1e-5)
 
 
@@ -180,7 +181,7 @@ def test_methods(client, scan, measured, transformer):
     for key, entry in listed.items():
         method = METHODS[key]
         assert (entry["unit"], entry["signed"], entry["passes"]) == (method.unit, method.signed, method.forward_passes)
-        assert entry["not_possible_because"] is None
+        assert (entry["not_possible_because"] is None) == (key in FOR_CNNS)
     other = {entry["key"]: entry for entry in client.predict(checkpoint=transformer, api_name="/methods")}
     assert "test_vit has none" in other["grad_cam"]["not_possible_because"]
 

@@ -164,11 +164,12 @@ def test_a_new_question_stops_the_work_for_the_previous_one(handler, asked):
 def test_all_methods_side_by_side_one_by_one(asked):
     steps = list(handlers.on_compare(replace(asked, target="glioma")))
     galleries = [step.gallery["value"] for step in steps if step.gallery != gr.skip()]
-    assert {len(gallery) for gallery in galleries} == {len(METHODS) + 1}  # each map has its place from the beginning
+    titles = [METHODS[key].title for key in wording.usable(load_checkpoint("default"))]
+    assert {len(gallery) for gallery in galleries} == {len(titles) + 1}  # each map has its place from the beginning
     ready = [[caption for _, caption in gallery if not caption.endswith(" …")] for gallery in galleries]
-    assert [len(captions) for captions in ready] == list(range(1, len(METHODS) + 2))
+    assert [len(captions) for captions in ready] == list(range(1, len(titles) + 2))
     assert galleries[-1][0][1] == texts.THE_SCAN
-    assert set(ready[-1][1:]) == {method.title for method in METHODS.values()}
+    assert set(ready[-1][1:]) == set(titles)
     assert len({size_of(file) for file, _ in (*galleries[0], *galleries[-1])}) == 1
     assert "glioma" in steps[-2].gallery["label"] if steps[-2].gallery != gr.skip() else True
     assert asked.session.explanation.method == "grad_cam"  # the chosen map stays
@@ -191,7 +192,7 @@ def test_methods_that_cannot_work_are_left_out_by_name(question, transformer):
     update = together(handlers.on_question(replace(question, checkpoint=transformer)))
     keys = [key for _, key in update.method["choices"]]
     assert "grad_cam" not in keys
-    assert update.method["value"] == question.session.explanation.method == "saliency"
+    assert update.method["value"] == question.session.explanation.method == "attention_relevance"
     steps = together(handlers.on_compare(replace(question, checkpoint=transformer, method="saliency")))
     assert [caption for _, caption in steps.gallery["value"][1:]] == [METHODS[key].title for key in keys]
     assert "Grad-CAM" in steps.gallery_notes
@@ -303,7 +304,7 @@ def test_the_model_is_described_with_its_numbers_and_revision(tiny):
     assert "95.1\N{NO-BREAK SPACE}%" in text
     assert load_checkpoint(tiny).info.revision in text
     assert Path(tiny).parent.name not in text
-    assert {key for _, key in methods["choices"]} == set(METHODS)
+    assert {key for _, key in methods["choices"]} == set(wording.usable(load_checkpoint("default")))
     assert "diagnosis" in limits
     assert "bibtex" in links
 
