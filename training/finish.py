@@ -192,10 +192,11 @@ def write_report(
     save_figures(metrics, folder / "figures")
     (folder / "examples").mkdir(exist_ok=True)
     random = np.random.default_rng(settings.seed)
-    for index, label in enumerate(scans.label_names):
+    shown = [index for index in range(len(scans.label_names)) if index in scans.labels[tested.indices]]
+    for index in shown:
         chosen = random.choice(tested.indices[scans.labels[tested.indices] == index])
-        Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{label}.png")
-    write_cases(folder, {f"{label}.png": label for label in scans.label_names})
+        Image.fromarray(scans.pixels[chosen]).save(folder / "examples" / f"{scans.label_names[index]}.png")
+    write_cases(folder, {f"{scans.label_names[index]}.png": scans.label_names[index] for index in shown})
     predicted = tested.probabilities.argmax(axis=1)
     answers = PredictedScans(scans.pixels[tested.indices], scans.labels[tested.indices], predicted)
     save_maps(for_views(classifier), answers, settings.seed, folder / "figures" / "maps.png")

@@ -98,7 +98,8 @@ def read_target(labels: Sequence[str], target: Any) -> Any:
         return target
     if target.strip().isdecimal():
         return int(target)
-    return {_spelling(label): label for label in ("predicted", *labels)}.get(_spelling(target), target)
+    meant = [label for label in ("predicted", *labels) if _spelling(label) == _spelling(target)]
+    return meant[0] if len(meant) == 1 else target  # "grade +" and "grade -" differ in what is left out
 
 
 def explain_or_refuse(

@@ -188,6 +188,26 @@ def test_a_class_missing_from_a_split_is_named():
         split_scans(scans, np.arange(40), "purged")
 
 
+@pytest.mark.parametrize("split", ["purged", "grouped"])
+def test_of_few_images_training_always_gets_one(split):
+    """One image of class 1, two of class 2, three of class 3, and many of class 0, all in different groups."""
+    labels = [0] * 20 + [1] + [2] * 2 + [3] * 3
+    official = ["test"] * 4 + ["train"] * 22
+    splits = split_scans(made_up(labels, official), np.arange(26), split)
+    counts = {name: np.bincount(np.array(labels)[indices], minlength=4) for name, indices in vars(splits).items()}
+    assert counts["train"].min() >= 1
+    assert counts["train"][1] == 1, "the only image is trained on"
+    expected = [0, 0, 0] if split == "purged" else [0, 1, 1]
+    assert counts["test"][1:].tolist() == expected
+    assert counts["validation"][1:].tolist() == [0, 1 - expected[1], 1]
+
+
+def test_without_a_second_image_of_any_class_nothing_can_be_validated():
+    scans = made_up([0, 1, 2, 3] * 2, ["train"] * 4 + ["test"] * 4)
+    with pytest.raises(DataError, match=r"The validation split has no image\."):
+        split_scans(scans, np.arange(8), "purged")
+
+
 def test_a_data_set_as_the_hub_holds_it(tmp_path):
     """Parquet files with an image and a class column of any name, read through the same call as a Hub id."""
     features = datasets.Features(picture=datasets.Image(), finding=datasets.ClassLabel(names=list(LABELS)))

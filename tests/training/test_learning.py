@@ -56,6 +56,15 @@ def make_model(seed):
     return model
 
 
+def test_a_model_for_images_of_one_size_is_refused_others_with_a_remedy_that_works(settings, started):
+    transformer = replace(settings, model="test_vit", sizes="32:1,48:1")
+    with pytest.raises(DataError, match=r"test_vit cannot see images of 32 pixels .* Choose other --sizes") as refusal:
+        build_model(transformer, started[2])
+    remedy = re.search(r"'(\{\S+ true\})' for several sizes", str(refusal.value)).group(1)
+    model, _ = build_model(replace(transformer, model_args=remedy), started[2])
+    assert model(torch.zeros(1, 3, 32, 32)).shape == model(torch.zeros(1, 3, 48, 48)).shape
+
+
 def test_a_teacher_sees_images_in_its_own_size_and_normalization():
     model = make_model(0)
     teacher = Teacher(Classifier(model, LABELS, GRAY, CheckpointInfo("teacher", "0", "test_resnet")))

@@ -1,5 +1,6 @@
 """Images from a folder, the Hub or Kaggle: opened once and decoded to a uint8 cache."""
 
+import glob
 import hashlib
 import io
 import os
@@ -191,10 +192,10 @@ def _open_folder(root: Path) -> datasets.DatasetDict:
     folders = {child.name.lower(): child for child in root.iterdir() if child.is_dir()}
     train = folders.get("training", folders.get("train"))
     test = folders.get("testing", folders.get("test"))
-    # imagefolder's data_dir would merge both folders into one split.
-    data_files = {"train": str((train or root) / "**")}
+    # imagefolder's data_dir would merge both folders into one split. In a pattern, brackets of a name must be escaped.
+    data_files = {"train": f"{glob.escape(str(train or root))}/**"}
     if train and test:
-        data_files["test"] = str(test / "**")
+        data_files["test"] = f"{glob.escape(str(test))}/**"
     try:
         opened = datasets.load_dataset("imagefolder", data_files=data_files, drop_labels=False)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ValueError) as error:

@@ -66,7 +66,8 @@ def split_scans(
     """Divide the scans; the same seed gives the same split on every machine.
 
     Validation is drawn by duplicate group, class by class. Images with two labels are used neither for training nor
-    for validation, because one of the labels is wrong.
+    for validation, because one of the labels is wrong. A class of very few images may be missing in validation and
+    test, never in training: what is drawn always leaves one group of a class.
 
     Args:
         scans: The images.
@@ -80,10 +81,11 @@ def split_scans(
         test_fraction: Fraction of each class's groups, with "grouped".
 
     Returns:
-        The three sets of indices; none lacks a class.
+        The three sets of indices; none is empty, and `train` lacks no class.
 
     Raises:
-        DataError: if the split is unknown, the data has no test folder, or a set would lack a class.
+        DataError: if the split is unknown, the data has no test folder, training would lack a class, or validation or
+            test would be empty.
     """
     fold = parse_split(split)
     random = np.random.default_rng(seed)
@@ -101,11 +103,13 @@ def split_scans(
     remaining = remaining[~np.isin(groups[remaining], conflicting_groups(groups, scans.labels))]
     validation = _draw_groups(random, remaining, groups, scans.labels, validation_fraction)
     train = np.setdiff1d(remaining, validation)
-    for name, indices in (("training", train), ("validation", validation), ("test", test)):
-        missing = set(range(len(scans.label_names))) - set(scans.labels[indices].tolist())
-        if missing:
-            names = ", ".join(scans.label_names[i] for i in sorted(missing))
-            raise DataError(f"The {name} split has no image of: {names}. Add images or change the fractions.")
+    missing = set(range(len(scans.label_names))) - set(scans.labels[train].tolist())
+    if missing:
+        names = ", ".join(scans.label_names[i] for i in sorted(missing))
+        raise DataError(f"The training split has no image of: {names}. Add images or change the fractions.")
+    for name, indices in (("validation", validation), ("test", test)):
+        if len(indices) == 0:
+            raise DataError(f"The {name} split has no image. Add images: each split needs a different one of a class.")
     return Splits(train, validation, test)
 
 
@@ -131,11 +135,11 @@ def _fold(random: np.random.Generator, groups: np.ndarray, labels: np.ndarray, f
 def _draw_groups(
     random: np.random.Generator, indices: np.ndarray, groups: np.ndarray, labels: np.ndarray, fraction: float
 ) -> np.ndarray:
-    """Return all of `indices` that belong to a random `fraction` of each class's groups (at least one group)."""
+    """Return all of `indices` that belong to a random `fraction` of each class's groups: at least one, but not all."""
     ids, first = np.unique(groups[indices], return_index=True)
     label_of_group = labels[indices][first]
     drawn = []
     for label in np.unique(label_of_group):
         candidates = random.permutation(ids[label_of_group == label])
-        drawn.append(candidates[: max(1, round(fraction * len(candidates)))])
+        drawn.append(candidates[: min(max(1, round(fraction * len(candidates))), len(candidates) - 1)])
     return indices[np.isin(groups[indices], np.concatenate(drawn))]

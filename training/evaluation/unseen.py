@@ -12,7 +12,7 @@ from brain_xai.checkpoint.catalog import checkpoint_folder
 from brain_xai.classifier import Classifier
 from training.data.duplicate_groups import duplicate_groups
 from training.data.other_sources import OtherScans, OtherSplits, load_other, parse_source, split_other
-from training.data.sources import Scans, load_scans
+from training.data.sources import DataError, Scans, load_scans
 from training.data.splits import Splits
 from training.evaluation.held_out import recorded_split
 
@@ -82,6 +82,8 @@ def load_main(classifier: Classifier, training: dict, data_dir: str) -> tuple[Sc
 def unseen_scans(classifier: Classifier, training: dict, data_dir: str, sources: Sequence[str]) -> Unseen:
     """Return the test split, and what `sources` hold out, given as for `--source` in training; raises `DataError`."""
     main, groups, splits = load_main(classifier, training, data_dir)
+    if training["no_tumor_label"] not in main.label_names:
+        raise DataError(f"Tumors cannot be told from none: no class of this data is {training['no_tumor_label']!r}.")
     no_tumor = main.label_names.index(training["no_tumor_label"])
     files = [Path(data_dir) / main.files[i] for i in splits.test]
     allowed = np.eye(len(main.label_names), dtype=bool)[main.labels[splits.test]]

@@ -44,6 +44,7 @@ def build_model(settings: TrainConfig, data: TrainingData) -> tuple[torch.nn.Mod
             f"The pretrained weights of {settings.model} could not be fetched ({type(error).__name__}: {error}). "
             "Start with --no-pretrained, or from a file with --init-weights FILE.safetensors."
         ) from error
+    _check_sizes(model, settings)
     init_from = f"timm's pretrained weights of {settings.model}" if pretrained else "random weights"
     if settings.init_weights is not None:
         init_from = _load_what_fits(model, Path(settings.init_weights))
@@ -84,6 +85,22 @@ def center_head(model: torch.nn.Module) -> None:
             head.weight -= head.weight.mean(dim=0)
             if head.bias is not None:
                 head.bias -= head.bias.mean()
+
+
+@torch.inference_mode()
+def _check_sizes(model: torch.nn.Module, settings: TrainConfig) -> None:
+    """Raise `DataError` if the model cannot see images of some size: many transformers are built for a single one."""
+    model.eval()
+    for size in sorted(set(settings.epoch_sizes)):
+        try:
+            model(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            fitting = f"""--model-args '{{"img_size": {size}}}', or '{{"dynamic_img_size": true}}' for several sizes"""
+            raise DataError(
+                f"{settings.model} cannot see images of {size} pixels ({error}). Choose other --sizes. A transformer "
+                f"can be built for them: {fitting}."
+            ) from error
+    model.train()
 
 
 def _load_what_fits(model: torch.nn.Module, file: Path) -> str:

@@ -15,6 +15,8 @@ from training.report.tables import EXPLANATION_MEASURES, METRIC_NAMES, with_inte
 
 # Okabe and Ito's colors, which color-blind readers can tell apart; lines also differ in style.
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#595959"
+# With more classes, the fields of a confusion matrix are small and hold the counts alone.
+MANY_CLASSES = 12
 BASELINE_LINES = ((GRAY, ":"), (GREEN, "--"), (ORANGE, "-."), (GRAY, "-"))
 
 
@@ -59,17 +61,21 @@ def confusion_matrix(metrics: dict, path: Path) -> Figure:
     counts, label_names = np.array(test["confusion_matrix"]), test["label_names"]
     totals = counts.sum(1)
     shares = counts / totals.clip(min=1)[:, None]
-    figure = Figure(figsize=(1.9 + 1.2 * len(label_names), 1.7 + 1.1 * len(label_names)), layout="constrained")
+    many = len(label_names) > MANY_CLASSES
+    width, height = (0.42, 0.36) if many else (1.2, 1.1)
+    figure = Figure(figsize=(1.9 + width * len(label_names), 1.7 + height * len(label_names)), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4, vmin=0, vmax=1), aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
         share = shares[row, column]
-        text, color = f"{count:,}\n{share:.1%}" if count else "0", "white" if share > 0.25 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=13, color=color)
-    positions = range(len(label_names))
-    axes.set_xticks(positions, label_names)
-    axes.set_yticks(positions, [f"{name}\nn = {n:,}" for name, n in zip(label_names, totals, strict=True)])
-    axes.tick_params(length=0, labelsize=12)
+        text, color = f"{count:,}\n{share:.1%}" if count and not many else f"{count:,}", "black"
+        color = "white" if share > 0.25 else color
+        if count or not many:
+            axes.text(column, row, text, ha="center", va="center", fontsize=8 if many else 13, color=color)
+    positions, between = range(len(label_names)), ", " if many else "\n"
+    axes.set_xticks(positions, label_names, rotation=90 if many else 0)
+    axes.set_yticks(positions, [f"{name}{between}n = {n:,}" for name, n in zip(label_names, totals, strict=True)])
+    axes.tick_params(length=0, labelsize=9 if many else 12)
     axes.set_xlabel("predicted class", fontsize=12)
     axes.set_ylabel("true class", fontsize=12)
     axes.spines[:].set_visible(False)

@@ -16,6 +16,8 @@ from training.report.figures import GRAY, save
 METHOD = "grad_cam"
 # For each class, at most this many right and as many wrong answers.
 IMAGES_PER_ANSWER = 2
+# Of more classes, those with the most test images are drawn.
+MAX_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class PredictedScans:
 def save_maps(classifier: Classifier, scans: PredictedScans, seed: int, path: Path) -> bool:
     """Draw the maps of randomly drawn scans, one row per class, right answers on the left and wrong ones on the right.
 
+    At most `MAX_CLASSES` classes are drawn.
+
     Args:
         classifier: The model whose maps are drawn.
         scans: The images to draw from.
@@ -43,11 +47,12 @@ def save_maps(classifier: Classifier, scans: PredictedScans, seed: int, path: Pa
         explain(classifier, scans.pixels[0], METHOD)
     except MethodNotApplicable:
         return False
-    labels, columns = classifier.label_names, 2 * IMAGES_PER_ANSWER
-    figure = Figure(figsize=(2.6 * columns, 2.9 * len(labels) + 1), layout="constrained")
-    grid = figure.subplots(len(labels), columns, squeeze=False)
+    counts = np.bincount(scans.references, minlength=len(classifier.label_names))
+    drawn_classes, columns = np.sort(np.argsort(-counts, kind="stable")[:MAX_CLASSES]), 2 * IMAGES_PER_ANSWER
+    figure = Figure(figsize=(2.6 * columns, 2.9 * len(drawn_classes) + 1), layout="constrained")
+    grid = figure.subplots(len(drawn_classes), columns, squeeze=False)
     random = np.random.default_rng(seed)
-    for target, row in enumerate(grid):
+    for target, row in zip(drawn_classes, grid, strict=True):
         of_class, is_right = scans.references == target, scans.predictions == target
         for panels, members in (
             (row[:IMAGES_PER_ANSWER], of_class & is_right),

@@ -35,7 +35,8 @@ CHANCE_ROWS = {"uniform": "The same evidence everywhere.", "center": "A soft blo
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table; the first `left` columns are aligned left, the others right."""
     lines = [header, ["---"] * left + ["---:"] * (len(header) - left), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)  # the name of a class may hold any sign
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def with_interval(entry: dict | None) -> str:
