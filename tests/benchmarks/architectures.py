@@ -1,0 +1,284 @@
+"""Check that architectures work from end to end, and what they cost: a table for CONTRIBUTING.md, written by a program.
+
+    python tests/benchmarks/architectures.py [--models resnet18 vit_small_patch16_224 ...] [--output FOLDER]
+
+Each model is built with random weights, trained for a step, saved, loaded by timm, transformers and brain_xai, asked,
+and explained by every method, in a process of its own. What was measured is added to architectures.json, and
+architectures.md is written anew from it, so that the table can be made piece by piece.
+"""
+
+import argparse
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this script is started by its path
+from brain_xai import METHODS, Classifier, MethodNotApplicable, explain, load_checkpoint
+from brain_xai.checkpoint.folder import save_checkpoint
+from brain_xai.methods.target_layer import LAYERS, TargetLayer, target_layer
+from brain_xai.preprocess import Preprocessing
+from tests.benchmarks.architectures_table import as_markdown
+from tests.helpers.scans import LABELS, make_scan
+
+# timm's names. It has no GoogLeNet; inception_v3 and inception_v4 are its successors.
+MODELS = (
+    *("vgg16", "inception_v3", "inception_v4", "resnet18", "resnet50", "resnet101"),
+    *("efficientnet_b0", "efficientnet_b1", "efficientnet_b7", "tf_efficientnetv2_b0", "tf_efficientnetv2_b3"),
+    *("convnext_tiny", "mobilenetv3_large_100"),
+    *("vit_small_patch16_224", "levit_256", "coatnet_0_rw_224", "swin_tiny_patch4_window7_224"),
+    *("brain_xai_wide", "brain_xai_deep", "brain_xai_pyramid"),
+)
+# Few passes: whether a method works does not depend on them.
+QUICK = {
+    "occlusion": {"window": 0.5, "stride": 0.5},
+    "smooth_grad": {"samples": 2},
+    "integrated_gradients": {"steps": 2},
+}
+# The windows whose cost is measured, as fractions of the image's side.
+OCCLUSION = {"window": 0.2, "stride": 0.2}
+# Random weights that are averaged over to find where a layer looks.
+SEEDS = range(3)
+
+
+def check(name: str, side: int) -> dict:
+    """Return everything that the table says about one architecture, at side x side pixels."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=len(LABELS))
+    result = {"parameters": sum(weight.numel() for weight in model.parameters()), "side": side}
+    wake_up(model, side)
+    result["training"] = train_step(model, side)
+    with tempfile.TemporaryDirectory() as folder:
+        config = model.pretrained_cfg
+        preprocessing = Preprocessing((side, side), tuple(config["mean"]), tuple(config["std"]))
+        save_checkpoint(Path(folder), model, label_names=LABELS, preprocessing=preprocessing, brain_xai={})
+        result["megabytes"] = (Path(folder) / "model.safetensors").stat().st_size / 1e6
+        classifier = load_checkpoint(folder)
+        result["logits"] = compare_loaders(model, Path(folder), classifier)
+    image = make_scan("glioma", 1, side=side)
+    result["prediction"] = classifier.predict(image).probabilities
+    result["methods"] = {key: try_method(classifier, image, key) for key in METHODS}
+    result["layers"] = {which: check_layer(name, classifier, which) for which in LAYERS}
+    result["cost"] = measure_costs(classifier, image)
+    return result
+
+
+def four_scans(side: int) -> torch.Tensor:
+    """Return a scan of each class, from -1 to 1, [4, 3, side, side]."""
+    scans = [np.asarray(make_scan(label, 0, side=side), dtype=np.float32) / 127.5 - 1 for label in LABELS]
+    return torch.from_numpy(np.stack(scans))[:, None].repeat(1, 3, 1, 1)
+
+
+def train_step(model: nn.Module, side: int) -> dict:
+    """Do one step of the optimizer of `training.train` on four scans; return its loss and how many tensors changed."""
+    model = model.to(memory_format=torch.channels_last).train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    loss = nn.functional.cross_entropy(model(four_scans(side)), torch.arange(len(LABELS)))
+    loss.backward()
+    create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.05).step()
+    changed = [not torch.equal(before[name], weight) for name, weight in model.named_parameters()]
+    model.zero_grad()
+    model.eval()
+    return {"loss": float(loss.detach()), "changed": float(np.mean(changed))}
+
+
+@torch.no_grad()
+def wake_up(model: nn.Module, side: int) -> None:
+    """Give a model what training gives it: weight in the branches beside skip connections, and batch statistics.
+
+    timm initializes those branches to almost nothing, and without statistics the signal of deep models dies away.
+    """
+    for weight in model.parameters():
+        if weight.ndim == 1 and weight.abs().max() < 1e-3:
+            nn.init.normal_(weight, std=0.5)
+    norms = [module for module in model.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics become those of the one batch that follows
+    model.train()(four_scans(side))
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.inference_mode()
+def compare_loaders(model: nn.Module, folder: Path, classifier: Classifier) -> dict[str, float]:
+    """Return the largest difference of each loader's logits from those of the model that was saved."""
+    from transformers import AutoModelForImageClassification
+
+    images = torch.randn(2, 3, *classifier.preprocessing.size, generator=torch.Generator().manual_seed(0))
+    expected = model(images)
+    loaded = {
+        "timm": timm.create_model(f"local-dir:{folder}", pretrained=True).eval()(images),
+        "transformers": AutoModelForImageClassification.from_pretrained(folder).eval()(images).logits,
+        "brain_xai": classifier.logits(images),
+    }
+    return {name: float((logits - expected).abs().max() / expected.abs().max()) for name, logits in loaded.items()}
+
+
+def try_method(classifier: Classifier, image: object, key: str) -> dict[str, str]:
+    """Return whether a method "works", or why it is "refused" or "failed"."""
+    try:
+        attribution = explain(classifier, image, key, **QUICK.get(key, {})).attribution
+    except MethodNotApplicable as error:
+        return {"refused": str(error)}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"}
+    if not np.isfinite(attribution).all() or np.ptp(attribution) == 0:
+        return {"failed": "the map is empty or not finite"}
+    return {"works": ""}
+
+
+# Is the measured geometry right?
+
+
+def check_layer(name: str, classifier: Classifier, which: str) -> dict | None:
+    """Return a layer as `brain_xai` measured it, and how far from there it really looks; None without such a layer.
+
+    Independent of the measurement, which overwrites the weights: the center of the pixels that the gradient of a
+    position reaches, averaged over random weights and images.
+    """
+    layer = target_layer(classifier, which)
+    if layer is None:
+        return None
+    side = classifier.preprocessing.size[0]
+    middle = min(round(((side - 1) / 2 - layer.offset[0]) / layer.stride[0]), layer.grid_size[0] - 1)
+    positions = [(middle, middle), (middle - 1, middle - 1)]
+    profiles = sum(sensitivity(name, side, layer, positions, seed) for seed in SEEDS)
+    profiles = (profiles - np.median(profiles, axis=2, keepdims=True)).clip(min=0)  # what the whole image adds evenly
+    centers = profiles @ np.arange(profiles.shape[2]) / profiles.sum(axis=2)
+    measured = np.array(layer.offset) + np.array(layer.stride) * np.array(positions)
+    stretched = (np.array(positions) + 0.5) * np.array(layer.stride) - 0.5
+    return {
+        "name": layer.name,
+        "cells": layer.grid_size,
+        "stride": layer.stride,
+        "offset": layer.offset,
+        "error": float(np.abs(centers - measured).mean()),
+        "error_stretched": float(np.abs(centers - stretched).mean()),
+    }
+
+
+def sensitivity(name: str, side: int, layer: TargetLayer, positions: list, seed: int) -> np.ndarray:
+    """Return how much each row and each column of random images changes positions, [positions, axes, pixels]."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, num_classes=len(LABELS))
+    wake_up(model, side)
+    images = torch.randn(2, 3, side, side).requires_grad_()
+    outputs = []
+    model.get_submodule(layer.name).register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    model.forward_features(images)
+    found = []
+    for row, column in positions:
+        energy = outputs[0][:, :, row, column].square().sum()
+        gradient = torch.autograd.grad(energy, images, retain_graph=True)[0].square().sum(dim=(0, 1)).numpy()
+        gradient = gradient / gradient.sum()
+        found.append([gradient.sum(axis=1), gradient.sum(axis=0)])
+    return np.array(found)
+
+
+# What does it cost?
+
+
+def measure_costs(classifier: Classifier, image: object) -> dict:
+    """Return seconds of processor time and megabytes of a prediction and of maps with their prediction."""
+    pixel_values = classifier.prepare(image).pixel_values
+    costs = {"prediction": measure(lambda: classifier.logits(pixel_values))[0]}
+    for key, settings in (("grad_cam", {}), ("attention_relevance", {}), ("occlusion", OCCLUSION)):
+        method = METHODS[key]
+        if method.reason_unsupported(classifier):
+            continue
+        run = partial(explain, classifier, image, key, **settings)
+        costs[f"{key}, auto"], ours = measure(run)
+        if "captum" in method.engines:
+            costs[f"{key}, captum"], theirs = measure(partial(run, engine="captum"))
+            difference = np.abs(ours.attribution - theirs.attribution).max() / np.abs(theirs.attribution).max()
+            costs[f"{key}, captum"]["difference"] = float(difference)
+    return costs
+
+
+def measure(run: Callable[[], Any]) -> tuple[dict[str, float | None], Any]:
+    """Return what a call costs and what it returns.
+
+    The cost is the least processor time of a few runs and the peak of memory above that before, None if unknown.
+    """
+    before = _memory("VmRSS")
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < 5 and sum(seconds) < 2):
+        started = time.process_time()
+        result = run()
+        seconds.append(time.process_time() - started)
+    peak = _memory("VmHWM", reset=False)
+    megabytes = None if before is None else max(0.0, peak - before)
+    return {"seconds": min(seconds), "megabytes": megabytes}, result
+
+
+def _memory(entry: str, reset: bool = True) -> float | None:
+    """Return an entry of this process's memory in MB; with `reset`, unused memory is given back and the peak forgotten.
+
+    Only Linux tells.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    if reset:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(re.search(rf"{entry}:\s+(\d+)", status.read_text()).group(1)) / 1024
+
+
+# The command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Check the models one by one, each in a process of its own, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=MODELS, help="timm's names; all of the table if not given")
+    parser.add_argument("--side", type=int, default=224, help="side of the image in pixels")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the JSON and the table")
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # for the process of a single model
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.models if not timm.is_model(name)]:
+        parser.error(f"timm has no {', '.join(unknown)}.")
+    if options.result is not None:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        options.result.write_text(json.dumps(check(options.models[0], options.side)))
+        return
+    file = options.output / "architectures.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    for name in options.models:
+        started = time.monotonic()
+        results[name] = check_in_process(name, options.side)
+        file.write_text(json.dumps(results, indent=1) + "\n")
+        (options.output / "architectures.md").write_text(as_markdown(results, MODELS), encoding="utf-8")
+        print(f"{name}: {results[name].get('failed', 'checked')} ({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def check_in_process(name: str, side: int) -> dict:
+    """Return what `check` returns in a process of its own, or how that "failed"."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--models", name, "--side", str(side), "--result", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return json.loads(file.read_text())
+    return {"failed": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"}
+
+
+if __name__ == "__main__":
+    main()
