@@ -42,7 +42,9 @@ class TrainConfig:
         },
     )
 
-    model: str = field(default="efficientnet_b0", metadata={"help": "Any timm architecture."})
+    model: str = field(
+        default="efficientnet_b0", metadata={"help": "Any timm architecture, or one of brain_xai/small_cnns.py."}
+    )
     model_args: str = field(default="{}", metadata={"help": 'JSON for timm.create_model: {"output_stride": 16}.'})
     pretrained: bool = field(default=True, metadata={"help": "Start from timm's weights on the Hub."})
     init_weights: str | None = field(
