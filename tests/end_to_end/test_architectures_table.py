@@ -22,7 +22,7 @@ def not_working(result):
 def test_a_transformer_is_checked():
     result = check("test_vit", 160)
     assert result["training"]["changed"] == 1
-    assert max(result["logits"].values()) < 1e-5  # the same float32 sums in another order
+    assert max(result["logits"].values()) < 1e-3  # the same float32 sums in another order, through random weights
     assert result["methods"].keys() == METHODS.keys()
     assert not_working(result) == CAMS | GUIDED
     assert "Use occlusion" in result["methods"]["grad_cam"]["refused"]
@@ -33,13 +33,13 @@ def test_a_transformer_is_checked():
 
 def test_the_command_adds_a_model_to_the_table(tmp_path):
     (tmp_path / "architectures.json").write_text(json.dumps({"gone": {"failed": "MemoryError"}}))
-    command = [sys.executable, "tests/benchmarks/architectures.py", "--models", "test_resnet", "--side", "128"]
+    command = [sys.executable, "tests/benchmarks/architectures.py", "--models", "test_efficientnet", "--side", "128"]
     done = subprocess.run([*command, "--output", str(tmp_path)], cwd=ROOT, env=ENVIRONMENT, check=False)
     assert done.returncode == 0
     results = json.loads((tmp_path / "architectures.json").read_text())
-    assert results.keys() == {"gone", "test_resnet"}
-    result = results["test_resnet"]
-    assert not_working(result) == {"attention_relevance"}
+    assert results.keys() == {"gone", "test_efficientnet"}
+    result = results["test_efficientnet"]
+    assert not_working(result) == {"attention_relevance"} | GUIDED
     last, penultimate = result["layers"].values()
     assert (last["stride"], penultimate["stride"]) == ([32, 32], [16, 16])
     assert is_right(last)
@@ -48,7 +48,7 @@ def test_the_command_adds_a_model_to_the_table(tmp_path):
     assert result["cost"]["occlusion, captum"]["difference"] < 1e-3
     table = (tmp_path / "architectures.md").read_text(encoding="utf-8")
     assert "`gone` failed: MemoryError" in table
-    assert "| `test_resnet` |" in table
+    assert "| `test_efficientnet` |" in table
 
 
 def test_a_name_that_timm_does_not_know_is_refused(capsys):
