@@ -64,15 +64,15 @@ def attention_relevance(request: Request) -> tuple[np.ndarray, dict]:
     with classifier.private_model() as model, _recorded_attention(model) as attentions:
         logit = model(request.pixel_values)[0, request.target]
         gradients = torch.autograd.grad(logit, attentions)
-    relevance = torch.eye(attentions[0].shape[-1], device=logit.device)
+    # Each token is relevant for itself by 1, through the skip connections all the way down. That is left out: it says
+    # nothing about the image and would swallow the digits of what is small.
+    relevance = torch.zeros(attentions[0].shape[-2:], device=logit.device)
     for attention, gradient in zip(attentions, gradients, strict=True):
         raised = (attention.detach() * gradient).float().clamp(min=0)[0].mean(dim=0)
-        relevance = relevance + raised @ relevance
-    # Without the skip connections all the way down, by which each token is relevant for itself.
-    from_tokens = tokens.readout.to(relevance.device) @ (relevance - torch.eye(len(relevance), device=logit.device))
+        relevance = relevance + raised + raised @ relevance
     request.progress(1, 1)
     rows, columns = tokens.patches.grid_size
-    grid = from_tokens[-rows * columns :].view(1, 1, rows, columns)
+    grid = (tokens.readout.to(relevance.device) @ relevance)[-rows * columns :].view(1, 1, rows, columns)
     settings = {"engine": "own", "layers": len(attentions), "cells": (rows, columns), "stride": tokens.patches.stride}
     return to_image_space(grid, tokens.patches, request.size), settings
 

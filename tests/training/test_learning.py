@@ -57,8 +57,10 @@ def make_model(seed):
 
 
 def test_a_model_for_images_of_one_size_is_refused_others_with_a_remedy_that_works(settings, started):
-    transformer = replace(settings, model="test_vit", sizes="32:1,48:1")
-    with pytest.raises(DataError, match=r"test_vit cannot see images of 32 pixels .* Choose other --sizes") as refusal:
+    transformer = replace(settings, model="vit_tiny_patch16_224", sizes="32:1,48:1")
+    with pytest.raises(
+        DataError, match=r"vit_tiny_patch16_224 cannot see images of 32 pixels .* Choose other --sizes"
+    ) as refusal:
         build_model(transformer, started[2])
     remedy = re.search(r"'(\{\S+ true\})' for several sizes", str(refusal.value)).group(1)
     model, _ = build_model(replace(transformer, model_args=remedy), started[2])
