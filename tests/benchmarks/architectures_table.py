@@ -11,21 +11,23 @@ INTRODUCTION = """# Architectures
 
 Written by `python tests/benchmarks/architectures.py`; do not edit. Random weights, images of {side} × {side} pixels,
 one thread, each model in a process of its own; {versions}.
-timm has no GoogLeNet: `inception_v3` and `inception_v4` are its successors.
+timm has no GoogLeNet, of which `inception_v3` is a successor.
 
 ## Do they work?
 
 *Trains*: tensors that one step of the optimizer changed. *Logits*: how far those of timm, transformers and Brain XAI
-after loading are from the saved model's at most, relative to the largest. *Last layer*, *penultimate layer*: stride and
-center of the first position in pixels, as measured for class-activation maps; in brackets how far from there the layer
-really looks (center of the gradient of two positions in the middle, over random weights and images), in strides.
+after loading are from the saved model's at most, relative to the largest, in double precision. *Last layer*,
+*penultimate layer*: stride and center of the first position in pixels, as measured for class-activation maps; in
+brackets how far from there the layer really looks (center of the gradient of two positions in the middle, over random
+weights and images), in strides.
 """
 COSTS = """
 ## What do they cost?
 
 Processor time in seconds and peak memory in MB above that of the loaded model. A map includes its prediction; Grad-CAM
 stands for attention relevance where a model has no feature map. Occlusion: windows of a fifth of the side, side by
-side. *Difference*: of our map from Captum's in the same run, relative to its largest value.
+side. *Difference*: of our map from Captum's in the same run, relative to its largest value; where random weights hardly
+react to a window, the last digits of float32 show.
 """
 
 
