@@ -5,10 +5,10 @@
 FROM python:3.12-slim
 
 WORKDIR /app
-COPY requirements.txt ./
+COPY requirements.txt constraints.txt ./
 ARG TORCH_INDEX=
-RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" torch torchvision; fi \
-    && pip install --no-cache-dir -r requirements.txt
+RUN if [ -n "$TORCH_INDEX" ]; then pip install --no-cache-dir --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision; fi \
+    && pip install --no-cache-dir -r requirements.txt -c constraints.txt
 COPY app.py ./
 COPY brain_xai ./brain_xai
 

@@ -14,6 +14,9 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from PIL import Image
 
 from tests.helpers.proxy import proxied
@@ -39,13 +42,18 @@ def dockerfile() -> dict[str, list[str]]:
 def copied(dockerfile, tmp_path) -> Path:
     """The folder of the app, filled by the Dockerfile."""
     folder = tmp_path / "app"
-    for source, target in map(str.split, dockerfile["COPY"]):
+    for source, target in copies(dockerfile):
         if (ROOT / source).is_dir():
             shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             (folder / target).mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, folder / target)
     return folder
+
+
+def copies(dockerfile: dict[str, list[str]]) -> list[tuple[str, str]]:
+    """Return what is copied where to."""
+    return [(source, line.split()[-1]) for line in dockerfile["COPY"] for source in line.split()[:-1]]
 
 
 def exec_form(instruction: str) -> list[str]:
@@ -58,9 +66,23 @@ def exec_form(instruction: str) -> list[str]:
 def test_the_dockerfile_installs_and_copies_no_more_than_the_app_needs(dockerfile):
     assert "slim" in dockerfile["FROM"][0]
     assert dockerfile["USER"] == ["brain"]  # not root
-    assert "--no-cache-dir -r requirements.txt" in dockerfile["RUN"][0]
+    assert "--no-cache-dir -r requirements.txt -c constraints.txt" in dockerfile["RUN"][0]
+    assert dockerfile["RUN"][0].count("pip install") == dockerfile["RUN"][0].count("-c constraints.txt")
     sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    assert sent == [copied.split()[0] for copied in dockerfile["COPY"]]
+    assert sent == [source for source, _ in copies(dockerfile)]
+
+
+def test_the_versions_in_the_container_are_those_that_the_app_allows():
+    pinned = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, exactly, version = line.partition("==")
+            assert exactly, line
+            pinned[canonicalize_name(name)] = Version(version)
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), line
 
 
 def test_the_app_works_below_a_path_and_stops_without_a_trace(dockerfile, copied, tmp_path):

@@ -152,6 +152,16 @@ def test_the_published_card_names_the_published_checkpoint(hub, folder):
     assert "FOLDER" not in text
 
 
+def test_no_published_file_holds_the_token(hub, folder, capfd):
+    push(folder, REPO)
+    printed = capfd.readouterr()
+    token = hub.write_token.encode()
+    repository = hub.store.find("models", REPO)
+    for name, file in repository.resolve("main").files.items():
+        assert token not in repository.read_object(file.sha256), name
+    assert hub.write_token not in printed.out + printed.err
+
+
 def test_a_new_repository_can_be_private_and_the_commit_on_a_branch(hub, folder):
     push(folder, REPO, private=True, revision="next")
     assert HfApi().model_info(REPO).private
