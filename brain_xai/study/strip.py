@@ -45,6 +45,7 @@ def strip_html(explained: StudyExplanation, current: int | None = None, translat
     count, summary = len(explained.study), escape(_summary(explained, translate))
     return (
         f'<div style="font-size:13px"><svg viewBox="0 0 {WIDTH} {HEIGHT + 5}" preserveAspectRatio="none" role="img" '
+        f'data-slices="{count}" '
         f'style="width:100%;height:100px;display:block" fill="currentColor" aria-label="{summary}">'
         f'<path d="M0 0.5H{WIDTH}M0 {HEIGHT / 2}H{WIDTH}M0 {HEIGHT}H{WIDTH}" stroke="currentColor" opacity=".25"/>'
         f"{bars}{marker}</svg>"

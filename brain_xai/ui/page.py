@@ -16,7 +16,7 @@ from brain_xai.ui.session import FIRST_METHOD, OPACITY, Session
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 # The browser chooses the language.
-UPLOAD_HTML = """${((say) => `<label class="drop"><input type="file" aria-label="${say.first}">
+UPLOAD_HTML = """${((say) => `<label class="drop"><input type="file" multiple aria-label="${say.first}">
 <strong class="first">${say.first}</strong><strong class="next">${say.next}</strong>
 <span class="hint">${say.hint}</span><span class="note" role="status"></span></label>`)(
 words[navigator.language.slice(0, 2)] || words.en)}"""
@@ -37,7 +37,7 @@ def build_page() -> gr.Blocks:
         with gr.Row(visible=False, elem_id="result") as result:
             components |= {"result": result} | _answer_column(allowed) | _map_column()
         components |= _gallery()
-        study_page.add(page, components["checkpoint"])
+        study_page.add(page, components["checkpoint"], components["delete"], components["image"])
         components |= _about()
         components["session"] = gr.State(Session(tuple(strip.cases)), time_to_live=KEPT_SECONDS)
         connect(page, components, strip)

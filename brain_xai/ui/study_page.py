@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.blocks import Block
 
+from brain_xai.explanation import Cancelled
 from brain_xai.methods import METHODS
-from brain_xai.preprocess import UnreadableImage
 from brain_xai.study import SeveralSeries, StudyExplanation, strip_html
 from brain_xai.study.explain import KEPT, percent
 from brain_xai.study.report import DISCLAIMER, EACH_SLICE, data_url
 from brain_xai.study.volume import PLANES
 from brain_xai.ui import studies
 from brain_xai.ui.inputs import UserError, get_classifier
-from brain_xai.ui.jobs import QUICK, SLOW
+from brain_xai.ui.jobs import LANE, PAGE, QUICK, BackgroundJob, Progress, Waiting
 from brain_xai.ui.language import _, label, localized, translated
 from brain_xai.ui.monitoring import count_refusal
 from brain_xai.ui.privacy import KEPT_MINUTES
-from brain_xai.ui.study_shelf import OpenStudy, Shelf
+from brain_xai.ui.study_shelf import Shelf
 from brain_xai.unreadable import Series
 
 TITLE = "A whole study: DICOM series or NIfTI volume"
@@ -31,7 +32,8 @@ HELP = (
 GONE = "This study is deleted already. Choose the files again."
 AUTOMATIC = "as scanned"
 READING = "Reading the files …"
-LOOKING = "{count} slices. The model looks at each …"
+LOOKING = "Slice {number} of {count} …"
+OTHERS_FIRST = "Waiting for others …"
 SEVERAL = "The files hold {count} series. Choose one below."
 ONE_SERIES = "{number}: {count} slices, {plane}, {width} × {height}"
 FACTS = "{count} slices, {plane}, {spacing} mm apart. Maps for {label}."
@@ -39,9 +41,11 @@ SHOWN = "Slice {number} of {count}: {numbers}"
 SLICE_ALT = "Slice {number}"
 MAP_ALT = "What speaks for and against {label} in slice {number}"
 SAVE_TABLE, SAVE_REPORT, SAVE_MAP = "Save table (CSV)", "Save report (one page)", "Save map (NIfTI)"
+SAVE_IMAGES = "Save images (DICOM)"
 FIRST = 8
 STATE_SECONDS = 60 * KEPT_MINUTES
 PRIVATE = {"api_visibility": "private", "preprocess": False}
+STRIP_SCRIPT = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 SHELF = Shelf()
 
 
@@ -58,15 +62,16 @@ class Update(NamedTuple):
     name: Any = gr.skip()
 
 
-def add(page: gr.Blocks, checkpoint: Block | None = None) -> None:
+def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> None:
     """Add the section to a page.
 
     Args:
         page: The page, in whose context this is called.
-        checkpoint: The component in which the visitor chooses a model; None for the default one.
+        checkpoint: The component in which the visitor chooses a model.
+        delete: The button that deletes all that the visitor has sent.
+        image: Where images are chosen; it submits the files of a study.
     """
-    checkpoint = checkpoint or gr.State("default")
-    with gr.Accordion(label(TITLE), open=False, elem_id="study"):
+    with gr.Accordion(label(TITLE), open=False, elem_id="study") as section:
         about = gr.HTML(_help())
         with gr.Row():
             files = gr.File(label=label(UPLOAD), file_count="multiple", elem_id="study-files", height=150)
@@ -77,7 +82,7 @@ def add(page: gr.Blocks, checkpoint: Block | None = None) -> None:
         series = gr.Dropdown([], label=label("Series"), visible=False, elem_id="study-series")
         notice = gr.HTML(elem_id="study-notice")
         with gr.Column(visible=False, elem_id="study-result") as result:
-            strip = gr.HTML(elem_id="study-strip")
+            strip = gr.HTML(elem_id="study-strip", js_on_load=STRIP_SCRIPT)
             first = gr.Radio([], label=label("Most suspicious first"), elem_id="study-first")
             position = gr.Slider(1, 2, 1, step=1, label=label("Slice"), elem_id="study-position", buttons=[])
             panel = gr.HTML(elem_id="study-panel")
@@ -86,19 +91,26 @@ def add(page: gr.Blocks, checkpoint: Block | None = None) -> None:
                     gr.Button(label(SAVE_TABLE), size="sm"): studies.save_table,
                     gr.Button(label(SAVE_REPORT), size="sm"): studies.save_report,
                     gr.Button(label(SAVE_MAP), size="sm"): studies.save_map,
+                    gr.Button(label(SAVE_IMAGES), size="sm"): studies.save_dicom,
                 }
             saved = gr.File(label=label("Saved"), visible=False, interactive=False, elem_id="study-saved")
         name = gr.State(None, time_to_live=STATE_SECONDS, delete_callback=SHELF.remove)
     update = [notice, series, result, strip, first, position, panel, name]
     asked = [files, checkpoint, method, plane, series, name]
-    opening = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE, **SLOW}
-    files.change(localized(_choose), asked, update, **opening)
+    opening = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE, **PAGE}
+    at_once = {"queue": False, "show_progress": "hidden", **PRIVATE}
+    for chosen in (files.upload, files.delete):
+        chosen(localized(_choose), asked, update, **opening)
+    files.clear(_clear, name, update, **at_once)
     for changed in (plane, method, series):
         changed.input(localized(_open), asked, update, **opening)
+    image.submit(_forward, image, [section, files], **at_once).then(localized(_choose), asked, update, **opening)
+    delete.click(_delete, None, [files, *update], **at_once)
     moving = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
     for moved, how in ((position, "slider"), (first, "list")):
         moved.input(localized(_showing(how)), [moved, name], update, **moving)
-    page.load(localized(load_study_section), None, [about, plane], queue=False, **PRIVATE)
+    strip.select(show_clicked_slice, name, update, **moving)
+    page.load(localized(load_study_section), None, [about, plane], **at_once)
     for button, save in buttons.items():
         button.click(localized(_saving(save)), name, [saved, notice], show_progress_on=saved, **PRIVATE, **QUICK)
 
@@ -121,35 +133,63 @@ def _choose(files: Any, checkpoint: str, method: str, plane: str, _series: Any, 
     yield from _open(files, checkpoint, method, plane, None, name)
 
 
+def _forward(sent: Any) -> tuple[Any, Any]:
+    """Open the section with files that were chosen where images are chosen."""
+    files = sent.get("files") if isinstance(sent, dict) else None
+    paths = [str(file["path"]) for file in files or () if isinstance(file, dict) and "path" in file]
+    return gr.update(open=True), paths
+
+
 def _open(
-    files: Any, checkpoint: str, method: str, plane: str, series: int | None, name: str | None
+    files: Any, checkpoint: str, method: str, plane: str, series: int | None, before: str | None
 ) -> Iterator[Update]:
-    """Read the files and answer for all slices, showing how far that is."""
-    SHELF.remove(name)
+    """Read the files and answer for all slices, showing how far that is; ends when the visitor leaves."""
+    SHELF.remove(before)  # also ends it if it is still being opened
     if not files:
-        yield Update("", gr.update(visible=False), gr.update(visible=False), name=None)
+        yield _closed()
         return
-    yield Update(
-        _status(_(READING)),
-        series=gr.update(visible=False) if series is None else gr.skip(),
-        result=gr.update(visible=False),
-        name=None,
-    )
+    choice, (name, closed) = studies.Choice(plane or None, series), SHELF.reserve()
+    asking = gr.update(visible=False) if series is None else gr.skip()
+    yield Update(_status(_(READING)), series=asking, result=gr.update(visible=False), name=name)
+    job = BackgroundJob(lambda progress: _explained(files, choice, checkpoint, method, progress), closed)
     try:
-        study = studies.read_uploaded_study(files, studies.Choice(plane or None, series))
-        yield Update(_status(_(LOOKING, count=len(study))))
-        classifier = get_classifier(checkpoint, allow_fallback=True)
-        explained = studies.explain_uploaded_study(classifier, study, method, "suspected")
-    except SeveralSeries as several:
-        choices = [(_described(one), one.number) for one in several.series]
-        shown = gr.update(choices=choices, value=None, visible=True)
-        yield Update(_status(_(SEVERAL, count=len(choices))), series=shown)
+        for step in job:
+            if isinstance(step, Waiting):
+                yield Update(_status(_(OTHERS_FIRST)))
+            else:
+                yield Update(_status(_(LOOKING, number=step.done, count=step.total)))
+        yield _opened(name, job.result())
+    except Cancelled:
         return
-    except (UserError, UnreadableImage) as error:
+    except (UserError, ValueError) as error:
+        yield _refused(error)
+    finally:
+        if SHELF.get(name) is None:  # it was not opened, or the visitor has left: what is computed for it ends
+            SHELF.remove(name)
+
+
+def _explained(
+    files: Any, choice: studies.Choice, checkpoint: str, method: str, progress: Progress
+) -> StudyExplanation:
+    study = studies.read_uploaded_study(files, choice)
+
+    def step(done: int, total: int) -> None:
+        progress(done, total)
+        LANE.give_way()
+
+    step(0, len(study))
+    classifier = get_classifier(checkpoint, allow_fallback=True)
+    return studies.explain_uploaded_study(classifier, study, method, "suspected", step)
+
+
+def _refused(error: UserError | ValueError) -> Update:
+    """Say what is wrong, or ask which one of several series is meant."""
+    if not isinstance(error, SeveralSeries):
         count_refusal()
-        yield Update(_alert(translated(error.message if isinstance(error, UserError) else str(error))))
-        return
-    yield _opened(explained)
+        return Update(_alert(translated(error.message if isinstance(error, UserError) else str(error))))
+    choices = [(_described(one), one.number) for one in error.series]
+    shown = gr.update(choices=choices, value=None, visible=True)
+    return Update(_status(_(SEVERAL, count=len(choices))), series=shown)
 
 
 def _described(series: Series) -> str:
@@ -157,35 +197,56 @@ def _described(series: Series) -> str:
     return _(ONE_SERIES, number=series.number, count=series.slices, plane=_(series.plane), width=width, height=height)
 
 
-def _opened(explained: StudyExplanation) -> Update:
-    opened = OpenStudy(explained)
-    update = Update(
+def _clear(name: str | None) -> Update:
+    SHELF.remove(name)
+    return _closed()
+
+
+def _delete() -> tuple[Any, ...]:
+    """Empty the section; what is in memory is deleted with all else of the visitor."""
+    return None, *_closed()
+
+
+def _closed() -> Update:
+    hidden = gr.update(visible=False)
+    return Update("", hidden, hidden, strip="", panel="", name=None)
+
+
+def _opened(name: str, explained: StudyExplanation) -> Update:
+    opened = SHELF.put(name, explained)
+    if opened is None:
+        raise Cancelled
+    opened.compute_ahead(KEPT)
+    return Update(
         _notice(explained),
         result=gr.update(visible=True),
         strip=strip_html(explained, opened.current, _),
         first=gr.update(choices=_first(explained), value=opened.current + 1),
         position=gr.update(maximum=max(len(explained.study), 2), value=opened.current + 1),
         panel=_panel(explained, opened.current),
-        name=SHELF.put(opened),
     )
-    opened.compute_ahead(KEPT)
-    return update
 
 
-def _showing(moved: str) -> Callable[[Any, str | None], Update]:
-    def show_slice(number: Any, name: str | None) -> Update:
+def _showing(moved: str) -> Callable[[Any, Any], Update]:
+    def show_slice(number: Any, name: Any) -> Update:
         return _show(number, name, moved)
 
     return show_slice
 
 
-def _show(number: Any, name: str | None, moved: str) -> Update:
+def show_clicked_slice(request: gr.Request, event: gr.SelectData, name: Any) -> Update:
+    """Show the slice that was clicked on the strip."""
+    return localized(_showing("strip"))(request, event.index, name)
+
+
+def _show(number: Any, name: Any, moved: str) -> Update:
     """Show another slice: its map, its numbers and its place on the strip."""
     opened = SHELF.get(name)
     if opened is None:
         return Update(_alert(_(GONE)), result=gr.update(visible=False), name=None)
     explained = opened.explained
-    opened.current = index = min(max(int(number or 1), 1), len(explained.study)) - 1
+    wanted = int(number) if isinstance(number, int | float) else 1
+    opened.current = index = min(max(wanted, 1), len(explained.study)) - 1
     return Update(
         strip=strip_html(explained, index, _),
         first=gr.skip() if moved == "list" else gr.update(value=index + 1),

@@ -16,20 +16,16 @@ class OpenStudy:
     # One study at a time, so that visitors who wait for an answer are not slowed down by many.
     _turn = threading.Lock()
 
-    def __init__(self, explained: StudyExplanation):
+    def __init__(self, explained: StudyExplanation, closed: threading.Event):
         self.explained = explained
         self.current = explained.ranking()[0]
-        self._closed = threading.Event()
+        self._closed = closed
 
     def compute_ahead(self, count: int) -> threading.Thread:
-        """Start to compute the `count` maps nearest to `current`, wherever that moves; `close` ends it."""
+        """Start to compute the `count` maps nearest to `current`, wherever that moves; ends when the study closes."""
         thread = threading.Thread(target=self._compute, args=(count,), name="study maps", daemon=True)
         thread.start()
         return thread
-
-    def close(self) -> None:
-        """End what is computed in the background."""
-        self._closed.set()
 
     def _compute(self, count: int) -> None:
         left = set(range(len(self.explained.study)))
@@ -42,21 +38,30 @@ class OpenStudy:
 
 
 class Shelf:
-    """Keeps the latest studies by a name that cannot be guessed."""
+    """Keeps the latest studies, each by a name that cannot be guessed."""
 
     def __init__(self, capacity: int = MAX_STUDIES):
         self._capacity = capacity
+        self._closed: dict[str, threading.Event] = {}
         self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, study: OpenStudy) -> str:
-        """Keep a study, in the place of the one that was looked at longest ago; return its name."""
-        name = secrets.token_urlsafe()
+    def reserve(self) -> tuple[str, threading.Event]:
+        """Return the name of a study that is about to be opened, and the event that is set when it is removed."""
+        name, closed = secrets.token_urlsafe(), threading.Event()
         with self._lock:
-            self._studies[name] = study
+            self._closed[name] = closed
+        return name, closed
+
+    def put(self, name: str, explained: StudyExplanation) -> OpenStudy | None:
+        """Keep a study, in the place of the one that was looked at longest ago; None if its name was removed."""
+        with self._lock:
+            if name not in self._closed:
+                return None
+            self._studies[name] = study = OpenStudy(explained, self._closed[name])
             while len(self._studies) > self._capacity:
-                self._studies.popitem(last=False)[1].close()
-        return name
+                self._remove(next(iter(self._studies)))
+        return study
 
     def get(self, name: str | None) -> OpenStudy | None:
         """Return a study, None if it is gone."""
@@ -66,8 +71,12 @@ class Shelf:
             return self._studies.get(name or "")
 
     def remove(self, name: str | None) -> None:
-        """Close and forget a study."""
+        """Forget a study, and end what is computed for it."""
         with self._lock:
-            study = self._studies.pop(name or "", None)
-        if study is not None:
-            study.close()
+            self._remove(name or "")
+
+    def _remove(self, name: str) -> None:
+        self._studies.pop(name, None)
+        closed = self._closed.pop(name, None)
+        if closed is not None:
+            closed.set()

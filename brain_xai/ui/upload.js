@@ -1,4 +1,4 @@
-// The place to choose an image: any file, dropped, pasted or picked, so that a wrong one gets our own sentence.
+// The place to choose an image or a study: any file, dropped, pasted or picked, so that a wrong one gets our own sentence.
 const say = () => props.words[navigator.language.slice(0, 2)] || props.words.en;
 const note = () => element.querySelector(".note");
 
@@ -21,8 +21,30 @@ async function send(file) {
   }
 }
 
+// Files of a series, or a volume, go to the section for studies.
+const isStudy = (files) => files.length > 1 || /\.(zip|nii|nii\.gz)$/i.test(files[0]?.name);
+
+async function sendStudy(files) {
+  note().textContent = say().busy;
+  try {
+    const sent = [];
+    for (const file of files) {
+      const { path, url } = await upload(file);
+      sent.push({ path, url, size: file.size, meta: { _type: "gradio.FileData" } });
+    }
+    props.value = { files: sent };
+    note().textContent = "";
+    trigger("submit");
+    document.querySelector("#study").scrollIntoView();
+  } catch (error) {
+    note().textContent = say().failed;
+  }
+}
+
+const receive = (files) => (isStudy(files) ? sendStudy([...files]) : send(files[0]));
+
 element.addEventListener("change", (event) => {
-  send(event.target.files[0]);
+  receive(event.target.files);
   event.target.value = ""; // so that the same file can be chosen again
 });
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -30,7 +52,7 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault(); // a file dropped beside the place must not replace the page
     element.classList.toggle("dragging", name === "dragenter" || name === "dragover");
-    if (name === "drop") send(event.dataTransfer.files[0]);
+    if (name === "drop" && !event.target.closest("#study-files")) receive(event.dataTransfer.files);
   });
 }
-document.addEventListener("paste", (event) => send(event.clipboardData.files[0]));
+document.addEventListener("paste", (event) => receive(event.clipboardData.files));

@@ -89,6 +89,7 @@ class Belongings:
 
     def forget(self, request: gr.Request) -> None:
         """Delete everything of the visitor who asks, also what is in memory, now."""
+        self._page.state_holder.delete_state(request.session_hash)  # studies are elsewhere in memory
         session = self._page.state_holder.session_data.pop(request.session_hash, None)
         if session is not None:
             with self._lock:

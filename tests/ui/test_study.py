@@ -2,10 +2,12 @@
 
 import csv
 import gzip
+import threading
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -15,7 +17,7 @@ from brain_xai.study import explain_study, read_study
 from brain_xai.ui import study_page
 from brain_xai.ui.study_shelf import OpenStudy, Shelf
 from tests.helpers.scans import LABELS
-from tests.helpers.served import served, upload
+from tests.helpers.served import job_threads, served, upload, wait_until
 from tests.helpers.studies import PATIENT, head, series_of, to_bytes, write, write_nifti, zipped
 
 SLICES = 10
@@ -63,6 +65,12 @@ def test_a_series_through_the_api(client, series, tiny, capfd):
     assert "JANE" not in everything
 
 
+def test_the_drawn_maps_as_dicom(client, archive):
+    _, _, saved, _ = client.predict(files=[handle_file(archive)], map_format="dicom", api_name="/study")
+    drawn = pydicom.dcmread(saved)
+    assert (drawn.NumberOfFrames, drawn.SamplesPerPixel, drawn.PatientName) == (SLICES, 3, "")
+
+
 def test_a_volume_in_another_plane(client, folder):
     path = write_nifti(folder / "a.nii.gz", head(slices=40).transpose(2, 1, 0), np.diag([-1.0, -1, 1, 1]))
     facts = client.predict(files=[handle_file(path)], plane="coronal", api_name="/study")[0]
@@ -76,6 +84,8 @@ def test_a_volume_in_another_plane(client, folder):
         ({"target": "horse"}, "Use one of"),
         ({"plane": "oblique"}, "Use one of"),
         ({"series": 3}, "no series 3"),
+        ({"map_format": "gif"}, "nifti, dicom"),
+        ({"map_format": ["nifti"]}, "nifti, dicom"),
         ({"series": "x"}, "whole number"),
         ({"checkpoint": "/etc"}, "no such checkpoint"),
         ({"files": []}, "no files"),
@@ -104,7 +114,7 @@ def test_a_single_slice_is_an_image_for_the_other_endpoints(client, series):
 
 
 def opened(archive: Path, **choices) -> list[study_page.Update]:
-    values = {"checkpoint": "default", "method": "grad_cam", "plane": "", "series": None, "name": None} | choices
+    values = {"checkpoint": "default", "method": "grad_cam", "plane": "", "series": None, "before": None} | choices
     return list(study_page._open([upload(archive)], *values.values()))
 
 
@@ -114,7 +124,8 @@ def here(tiny, monkeypatch):
 
 
 def test_the_page_opens_a_study_and_follows_the_slider(archive, here):
-    update = opened(archive)[-1]
+    updates = opened(archive)
+    update = updates[-1]._replace(name=updates[0].name)
     assert update.result["visible"] is True
     assert f"{SLICES} slices, axial, 5.0 mm apart" in update.notice
     assert "Every slice is judged on its own" in update.notice
@@ -133,9 +144,9 @@ def test_the_page_offers_the_choice_of_a_series(folder, here):
     path = zipped(folder / "mixed.zip", mixed)
     asking = opened(path)[-1]
     assert [value for _, value in asking.series["choices"]] == [1, 2]
-    chosen = opened(path, series=2)[-1]
-    assert "2 slices" in chosen.notice
-    study_page.SHELF.remove(chosen.name)
+    chosen = opened(path, series=2)
+    assert "2 slices" in chosen[-1].notice
+    study_page.SHELF.remove(chosen[0].name)
 
 
 def test_the_page_says_what_is_wrong(folder, here):
@@ -145,9 +156,47 @@ def test_the_page_says_what_is_wrong(folder, here):
     assert "no DICOM or NIfTI" in update.notice
 
 
+def test_files_of_a_study_may_be_chosen_where_images_are(archive):
+    section, paths = study_page._forward({"files": [upload(archive), upload(archive)]})
+    assert section["open"] is True
+    assert paths == [str(archive)] * 2
+    for nonsense in (None, "x", {"files": "x"}, {"files": [7]}):
+        assert study_page._forward(nonsense)[1] == []
+
+
+@pytest.mark.parametrize("choice", [{"plane": "oblique"}, {"method": "guess"}, {"series": 9}])
+def test_what_no_visitor_can_choose_gets_a_sentence(choice, archive, here):
+    assert 'role="alert"' in opened(archive, **choice)[-1].notice
+
+
+def test_the_page_shows_how_far_it_is(archive, here):
+    updates = opened(archive)
+    assert "Reading" in updates[0].notice
+    assert f"Slice {SLICES} of {SLICES}" in updates[-2].notice
+    study_page.SHELF.remove(updates[0].name)
+
+
+def test_a_study_that_is_closed_while_it_is_opened_is_not_kept(archive, here):
+    values = {"checkpoint": "default", "method": "grad_cam", "plane": "", "series": None, "before": None}
+    updates = study_page._open([upload(archive)], *values.values())
+    name = next(updates).name
+    study_page.SHELF.remove(name)  # as when the visitor leaves
+    assert not [update for update in updates if update.result.get("visible")]
+    assert study_page.SHELF.get(name) is None
+    assert name not in study_page.SHELF._closed
+    assert wait_until(lambda: not job_threads())
+
+
+def test_a_refused_study_leaves_nothing_behind(folder, here):
+    (folder / "note.txt").write_text("It hurts here.")
+    before = set(study_page.SHELF._closed)
+    assert "alert" in opened(folder / "note.txt")[-1].notice
+    assert set(study_page.SHELF._closed) == before
+
+
 @pytest.fixture
 def study(archive, tiny) -> OpenStudy:
-    return OpenStudy(explain_study(load_checkpoint(tiny), read_study(archive)))
+    return OpenStudy(explain_study(load_checkpoint(tiny), read_study(archive)), threading.Event())
 
 
 def test_maps_are_computed_ahead_nearest_first(study):
@@ -158,18 +207,21 @@ def test_maps_are_computed_ahead_nearest_first(study):
 
 def test_nothing_is_computed_for_a_closed_study(study):
     before = list(study.explained._kept)
-    study.close()
+    study._closed.set()
     study.compute_ahead(SLICES).join()
     assert list(study.explained._kept) == before
 
 
 def test_the_shelf_holds_a_few_studies_only(study):
     shelf = Shelf(capacity=2)
-    others = [OpenStudy(study.explained) for _ in range(3)]
-    names = [shelf.put(one) for one in others[:2]]
-    assert shelf.get(names[0]) is others[0]  # looked at last, so the other one goes
-    names.append(shelf.put(others[2]))
-    assert [shelf.get(name) is not None for name in names] == [True, False, True]
-    assert others[1]._closed.is_set()
-    assert len(set(names)) == 3
+    names, events = zip(*(shelf.reserve() for _ in range(4)), strict=True)
+    first, second = (shelf.put(name, study.explained) for name in names[:2])
+    assert shelf.get(names[0]) is first  # looked at last, so the other one goes
+    third = shelf.put(names[2], study.explained)
+    assert [shelf.get(name) for name in names] == [first, None, third, None]
+    assert [event.is_set() for event in events] == [False, True, False, False]
+    shelf.remove(names[3])
+    assert shelf.put(names[3], study.explained) is None
+    assert second is not None
+    assert len(set(names)) == 4
     assert shelf.get(None) is None
