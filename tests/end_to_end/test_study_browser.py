@@ -40,7 +40,7 @@ def browser():
 @pytest.fixture
 def page(browser, address):
     context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(40_000)  # long, for a busy machine
+    context.set_default_timeout(200_000)  # long, for a busy machine
     page = context.new_page()
     page.goto(address)
     page.locator("#image input[type=file]").wait_for(state="attached")
@@ -70,7 +70,7 @@ def test_a_study_from_its_files_to_what_is_saved(page, tmp_path):
         page.mouse.click(box["x"] + place * box["width"], box["y"] + box["height"] / 2)
         shown.get_by_text(f"Slice {number} of {SLICES}:").wait_for()
     assert page.locator("#study-position input[type=number]").input_value() == "5"
-    page.get_by_role("button", name="DICOM").click()
+    page.get_by_role("button", name="Save images").click()
     link = page.locator("#study-saved a[href$='.dcm']")
     link.wait_for()
     with page.expect_download() as download:
