@@ -18,7 +18,7 @@ DISCLAIMER = (
     "For research and teaching, not a diagnosis.",
     "The model can be wrong, even when it seems certain. If you are worried about a scan, ask a doctor.",
 )
-CASES = "Real cases: guess first, then see the answer"
+CASES = "Real cases, and how the model did: guess first, then see its answer"
 UPLOAD = "Choose a brain-MRI slice"
 UPLOAD_NEXT = "Another scan"
 UPLOAD_HINT = f"Drop, paste, or click. {FORMATS_TEXT}, up to {MAX_FILE_BYTES // 2**20} MB"

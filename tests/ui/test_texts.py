@@ -156,3 +156,21 @@ def test_what_the_page_says_is_known_in_german():
     sentences = {*said.values(), *texts.DISCLAIMER, *texts.READING, *texts.LABEL_TEXTS.values()}
     sentences |= {method.summary for method in METHODS.values()} | set(MESSAGES.values())
     assert not sentences - set(CATALOGS["de"])
+
+
+def test_models_have_names_and_say_how_good_they_are(tiny, tmp_path):
+    names = {
+        "bundled/resnet18": "ResNet-18",
+        "bundled/efficientnetv2_b0": "EfficientNetV2-B0",
+        "tf_efficientnet_b0": "EfficientNet-B0",
+        "efficientnetv2_s": "EfficientNetV2-S",
+        "org/brain-resnet18@v1": "org/brain-resnet18@v1",
+    }
+    assert {name: measured.model_name(name) for name in names} == names
+    assert measured.checkpoint_choices([tiny]) == [("tiny · 95 of 100", tiny)]
+    assert measured.checkpoint_choices([tiny, "org/unknown"]) == [
+        ("tiny · 95 of 100 · recommended", tiny),
+        ("org/unknown", "org/unknown"),
+    ]
+    same = ["resnet18", "bundled/resnet18"]
+    assert [text.split(" · ")[0] for text, _ in measured.checkpoint_choices(same)] == same
