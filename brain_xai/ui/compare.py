@@ -63,7 +63,8 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
     waiting = _saved(scan.point(lambda value: value // 5))
     images = [(_saved(scan), _(texts.THE_SCAN)), *((waiting, f"{title} …") for title in titles)]
     shown = {"label": texts.gallery_label(label), "visible": True}
-    yield PageUpdate(gallery=gr.update(value=list(images), **shown), gallery_notes=_left_out(classifier))
+    notes = _room(scan) + _left_out(classifier)
+    yield PageUpdate(gallery=gr.update(value=list(images), **shown), gallery_notes=notes)
     for step in job:
         if isinstance(step, Waiting):
             yield PageUpdate(progress=texts.waiting(*step))
@@ -77,7 +78,7 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
         )
     job.result()
     warnings = classifier.disagreement_warnings(list(session.maps.values()))
-    yield PageUpdate(gallery_notes=wording.warnings_html(warnings) + _left_out(classifier))
+    yield PageUpdate(gallery_notes=wording.warnings_html(warnings) + notes)
 
 
 def ordered(classifier: Classifier) -> tuple[str, ...]:
@@ -89,6 +90,11 @@ def _saved(image: Image.Image) -> str:
     """Save a tile where Gradio's files are deleted, once, because every further tile sends the list again."""
     image.thumbnail((TILE_SIDE, 2 * TILE_SIDE), Image.Resampling.LANCZOS)
     return save_pil_to_cache(image, get_upload_folder(), name="map", format="png")
+
+
+def _room(scan: Image.Image) -> str:
+    """Return a style sheet that keeps the place of the tiles while their images are loaded."""
+    return f"<style>#gallery img {{ aspect-ratio: {scan.width} / {scan.height}; }}</style>"
 
 
 def _left_out(classifier: Classifier) -> str:

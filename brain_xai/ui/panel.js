@@ -1,11 +1,12 @@
 // A panel: its button fills the screen with it, and spots of a scan can be covered by tapping or painting. A map that
 // comes is brought into view where it has no room beside its scan.
 const row = element.closest("#panels");
+const overlay = element.closest("#overlay");
 let shown = false;
 new MutationObserver(() => {
   const before = shown;
   shown = element.querySelector("img") !== null;
-  if (shown && !before && element.id === "overlay") row.scrollLeft = element.offsetLeft - row.offsetLeft;
+  if (shown && !before && overlay) row.scrollLeft = overlay.offsetLeft - row.offsetLeft;
 }).observe(element, { childList: true, subtree: true });
 
 const close = () => element.querySelector(".panel")?.classList.remove("filling");

@@ -44,7 +44,7 @@ REFUSED = "This does not look like a brain MRI. No answer."
 
 SCAN_ALT = "The scan"
 SO_FAR = "The map so far"
-TAP = "Tap or paint over the scan: does the answer change?"
+TAP = "Tap or paint over the scan to cover it"
 FULL_SCREEN = "Full screen"
 COVER_STRONGEST = "Cover strongest area"
 UNCOVER = "Uncover"
