@@ -1,11 +1,11 @@
 """What each event changes on the page."""
 
 import contextlib
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import gradio as gr
-from PIL import Image
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
@@ -241,9 +241,13 @@ def warm_up() -> None:
         classifier = get_classifier("default", allow_fallback=True)
     except UserError:  # the page shows it, and the other models work
         return
-    for _again in range(2):  # the second map is as quick as all that follow
-        updates.explained(classifier, Image.new("L", (64, 64)), updates.possible(classifier, FIRST_METHOD), "predicted")
-    verdicts(classifier, served_cases(allowed_checkpoints()))  # the strip shows them before anybody clicks
+    cases = served_cases(allowed_checkpoints())
+    for _again in range(2):  # the second answer is as quick as all that follow
+        for _update in on_upload(Question(Session()), {"path": cases[0].file}):
+            pass
+    verdicts(classifier, cases)  # the strip shows them before anybody clicks
+    with contextlib.suppress(OSError, AttributeError):  # only glibc keeps what was freed, hundreds of megabytes here
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _back_to_map(question: Question) -> PageUpdate:
