@@ -110,6 +110,7 @@ def read_image(image: ImageSource) -> Image.Image:
 
     Raises:
         UnreadableImage: If it is damaged, too large, too small, or not one image.
+        MemoryError: If there is not enough memory to decode it.
     """
     if isinstance(image, np.ndarray):
         return _read_array(image)
@@ -124,7 +125,7 @@ def read_image(image: ImageSource) -> Image.Image:
         # Given the path, Pillow 12 maps uncompressed TIFFs into memory and scrambles those with an orientation tag.
         with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
             return _to_gray(opened)
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImage(TOO_LARGE_TEXT) from error
@@ -279,6 +280,8 @@ def _to_gray(image: Image.Image) -> Image.Image:
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0  # Pillow inverts such a TIFF at 8 bit only
     check_exif(image)
     image = ImageOps.exif_transpose(image)
+    for name in ("exif", "xmp", "XML:com.adobe.xmp"):  # done with; damaged ones may fail when they are read again
+        image.info.pop(name, None)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         gray = _window(np.asarray(image))
         return ImageOps.invert(gray) if white_is_zero else gray

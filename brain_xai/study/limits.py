@@ -11,6 +11,8 @@ MAX_VOLUME_BYTES = 512 * 2**20
 # Bytes of one file, and of an archive once it is unpacked.
 MAX_FILE_BYTES = 600 * 2**20
 MAX_UNPACKED_BYTES = 2**30
+# Reads of all files of a study; two per element. 3,000 files have 200 elements each.
+MAX_READS = 3_000_000
 # Bytes between the header of a NIfTI file and its voxels, where extensions are.
 MAX_EXTENSION_BYTES = 16 * 2**20
 
@@ -22,3 +24,4 @@ TOO_LARGE_TEXT = (
     f"The study needs more than {MAX_VOLUME_BYTES // 2**20} MB of memory. Choose one series, or a smaller volume."
 )
 SLICE_TOO_LARGE_TEXT = "One slice has more than 2048 × 2048 pixels. An MR slice has at most 1024 × 1024; choose one."
+TOO_MANY_PARTS_TEXT = "The files have far more elements than a study needs. Export it again, then retry."

@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from brain_xai.study.limits import MAX_FILE_BYTES, MAX_FILES, MAX_UNPACKED_BYTES, TOO_MANY_FILES_TEXT
+from brain_xai.study.limits import (
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_READS,
+    MAX_UNPACKED_BYTES,
+    TOO_MANY_FILES_TEXT,
+    TOO_MANY_PARTS_TEXT,
+)
 from brain_xai.unreadable import UnreadableStudy
 
 HEAD_BYTES = 352
@@ -51,6 +58,34 @@ def kind_of(start: Callable[[], BinaryIO]) -> str:
     return "ZIP" if head.startswith(ZIP) else "other"
 
 
+class Reads:
+    """How often the files of one study may still be read: their size does not bound how many elements they have."""
+
+    def __init__(self):
+        self._left = MAX_READS
+
+    def count(self) -> None:
+        """Count one; raises `UnreadableStudy`."""
+        self._left -= 1
+        if self._left < 0:
+            raise UnreadableStudy(TOO_MANY_PARTS_TEXT)
+
+
+class Counted(io.BufferedReader):
+    """A file whose reads are counted."""
+
+    name = None  # pydicom asks for it
+
+    def __init__(self, file: Any, reads: Reads):
+        super().__init__(file)
+        self._reads = reads
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes."""
+        self._reads.count()
+        return super().read(size)
+
+
 @contextmanager
 def opened(paths: Sequence[str | os.PathLike]) -> Iterator[list[Source]]:
     """Find the files of a study.
@@ -66,11 +101,12 @@ def opened(paths: Sequence[str | os.PathLike]) -> Iterator[list[Source]]:
     """
     with ExitStack() as stack:
         sources: list[Source] = []
+        reads = Reads()
         for path in _files(paths):
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise UnreadableStudy(f"A file has more than {MAX_FILE_BYTES // 2**20} MB. Choose one series.")
-            source = _source(path)
-            sources += _members(path, stack) if source.kind == "ZIP" else [source]
+            source = _source(path, reads)
+            sources += _members(path, stack, reads) if source.kind == "ZIP" else [source]
             if len(sources) > MAX_FILES:
                 raise UnreadableStudy(TOO_MANY_FILES_TEXT)
         yield sources
@@ -99,14 +135,14 @@ def _files_of_folder(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file() and not file.is_symlink())
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path, reads: Reads) -> Source:
     def start() -> BinaryIO:
-        return path.open("rb")
+        return Counted(path.open("rb", buffering=0), reads)
 
     return Source(kind_of(start), start)
 
 
-def _members(path: Path, stack: ExitStack) -> list[Source]:
+def _members(path: Path, stack: ExitStack, reads: Reads) -> list[Source]:
     """Return the files of an archive. Their names are never used as paths."""
     _check_directory(path)
     try:
@@ -124,7 +160,7 @@ def _members(path: Path, stack: ExitStack) -> list[Source]:
         raise UnreadableStudy(
             f"Unpacked, the ZIP archive has more than {MAX_UNPACKED_BYTES // 2**20} MB. Choose one series."
         )
-    sources = [_member(archive, info) for info in sorted(infos, key=lambda info: info.filename)]
+    sources = [_member(archive, info, reads) for info in sorted(infos, key=lambda info: info.filename)]
     if any(source.kind == "ZIP" for source in sources):
         raise UnreadableStudy("There is another archive inside the ZIP archive. Unpack it, then choose one series.")
     return sources
@@ -143,12 +179,12 @@ def _check_directory(path: Path) -> None:
         start = end.find(ZIP_END, start + 1)
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Source:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, reads: Reads) -> Source:
     def head() -> BinaryIO:
         return io.BytesIO(_read(archive, info, HEAD_BYTES * 64))
 
     def start() -> BinaryIO:
-        return io.BytesIO(_read(archive, info, info.file_size))
+        return Counted(io.BytesIO(_read(archive, info, info.file_size)), reads)
 
     return Source(kind_of(head), start)
 

@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -99,3 +100,10 @@ def test_two_tags_may_share_a_value(tmp_path):
     first, second = (content.index(struct.pack("<HHL", tag, 5, 1)) + 8 for tag in (282, 283))
     shared = content[:second] + content[first : first + 4] + content[second + 4 :]
     assert read(shared, tmp_path).size == SCAN.size
+
+
+def test_an_image_that_was_read_can_be_read_again(tmp_path):
+    """The app does so; EXIF of noise was survived once, but not twice."""
+    noise = np.random.default_rng(0).bytes(60_000)
+    gray = read(saved("JPEG", exif=b"Exif\0\0" + noise), tmp_path)
+    assert read_image(gray).tobytes() == gray.tobytes()

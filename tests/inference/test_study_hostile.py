@@ -147,6 +147,22 @@ def test_nested_sequences_without_end(tmp_path):
     refusal(tmp_path / "a.dcm")
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_elements_without_end(packed, tmp_path, monkeypatch):
+    """A small archive holds millions of empty ones, each of which takes microseconds."""
+    monkeypatch.setattr("brain_xai.study.sources.MAX_READS", 2000)
+    sound = to_bytes(series_of(head(1))[0])
+    place = sound.index(b"\xe0\x7f\x10\x00")
+    elements = b"".join(struct.pack("<HH2sH", 0x7001, number, b"LO", 0) for number in range(0x1000, 0x2000))
+    content = sound[:place] + elements + sound[place:]
+    path = zipped(tmp_path / "a.zip", {"a": content}) if packed else tmp_path / "a"
+    if not packed:
+        path.write_bytes(content)
+    assert "far more elements" in refusal(path)
+    monkeypatch.undo()
+    assert len(read_study(path)) == 1
+
+
 def test_too_many_files_and_slices(tmp_path):
     files = dict.fromkeys(map(str, range(MAX_FILES + 1)), b"x")
     assert f"{MAX_FILES:,} files" in refusal(zipped(tmp_path / "a.zip", files))
