@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brain_xai.preprocess import MAX_FILE_BYTES
 from brain_xai.ui.inputs import UserError
+from brain_xai.ui.shortages import shortage
 
 Component = TypeVar("Component", gr.Image, gr.File)
 FILE_META = {"_type": "gradio.FileData"}
@@ -116,6 +117,8 @@ class SentenceForErrors:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
+            if (sentence := shortage(error)) and not started:
+                return await JSONResponse({"error": sentence, "detail": sentence}, 507)(scope, receive, send)
             if not any(route in scope["path"] for route in CALL_ROUTES):
                 raise
             print(f"A call of the API was refused: {type(error).__name__}", file=sys.stderr)

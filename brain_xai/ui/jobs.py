@@ -56,11 +56,23 @@ class Lane:
     def __init__(self):
         self._tickets: list[Ticket] = []  # the first one has the lane
         self._changed = threading.Condition()
+        self._is_closed = False
 
     def enter(self, ticket: Ticket) -> None:
         """Join the end of the queue, without waiting."""
         with self._changed:
             self._tickets.append(ticket)
+            if self._is_closed:
+                ticket.stop_event.set()
+
+    def close(self) -> None:
+        """Stop all work, also that which comes now: the app ends, and Python waits for the threads of its jobs.
+
+        A signal handler may call this. It takes no lock, which the thread that it interrupts may hold.
+        """
+        self._is_closed = True
+        for ticket in list(self._tickets):
+            ticket.stop_event.set()
 
     def wait(self, ticket: Ticket) -> None:
         """Wait until a ticket has the lane; raises `Cancelled` if its work is stopped before."""

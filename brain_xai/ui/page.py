@@ -13,6 +13,7 @@ from brain_xai.ui.events import Components, connect
 from brain_xai.ui.language import CATALOGS, ENGLISH, label
 from brain_xai.ui.privacy import KEPT_MINUTES, SWEEP_SECONDS
 from brain_xai.ui.session import FIRST_METHOD, OPACITY, Session
+from brain_xai.ui.shortages import refuse_on_shortage
 
 KEPT_SECONDS = 60 * KEPT_MINUTES
 # The browser chooses the language.
@@ -43,6 +44,7 @@ def build_page() -> gr.Blocks:
         connect(page, components, strip)
         endpoints.add_endpoints()
     calls.accept_calls(page)
+    refuse_on_shortage(page)
     return page
 
 

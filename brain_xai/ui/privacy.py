@@ -14,6 +14,8 @@ import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
+from brain_xai.ui.jobs import LANE
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -48,7 +50,7 @@ def isolate_upload_folder() -> None:
     if threading.current_thread() is threading.main_thread():
         # Docker and systemd stop a server with SIGTERM, which does not run exit handlers by itself, and kill it after
         # some seconds. The uploads go first, because work that is being done may take longer.
-        signal.signal(signal.SIGTERM, lambda *_: (shutil.rmtree(folder, ignore_errors=True), sys.exit()))
+        signal.signal(signal.SIGTERM, lambda *_: _end(folder))
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     if routes := sys.modules.get("gradio.routes"):  # it has read the setting, and makes a folder for each page
         routes.DEFAULT_TEMP_DIR = str(folder)
@@ -69,6 +71,13 @@ def _delete_at_the_end(parent: Path) -> None:
         deleter.wait()
 
     atexit.register(delete)
+
+
+def _end(folder: Path) -> None:
+    """Delete the uploads, and end the app as soon as the maps that are being computed can stop."""
+    shutil.rmtree(folder, ignore_errors=True)
+    LANE.close()
+    sys.exit()
 
 
 def is_isolated(folder: str) -> bool:
@@ -95,10 +104,12 @@ def sweep(folder: Path, keep: Collection[str], seconds: float) -> None:
     Gradio's own `delete_cache` does the same for the files it knows about. It forgets interrupted uploads, and leaves
     behind folders named after the content of their files.
     """
-    limit = time.time() - seconds
+    now = time.time()
+    limit = now - seconds
     for path in sorted(folder.rglob("*"), reverse=True):  # the content of a folder before the folder
         with contextlib.suppress(OSError):  # already gone, or a folder in use
-            if path.stat().st_ctime > limit or str(path) in keep:
+            # A file of the future was there before the clock was set back; it would stay until then.
+            if limit < path.stat().st_ctime <= now + SWEEP_SECONDS or str(path) in keep:
                 continue
             if path.is_dir():
                 path.rmdir()

@@ -1,7 +1,9 @@
 """How the page is served: Gradio's settings, its queue, its limits."""
 
 import contextlib
+import logging
 import os
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,7 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
     forget_names()
     limit_headers()
+    quiet_decoders()
     register_at_zero_gpu()
     add_link_preview()
     monitored = Settings.from_environment()
@@ -88,6 +91,14 @@ def app_settings(monitor: Monitor | None) -> dict:
         "middleware": [*counting, Middleware(Guard), Middleware(NoStore), Middleware(SentenceForErrors)],
         "exception_handlers": {RequestValidationError: refuse_request},
     }
+
+
+def quiet_decoders() -> None:
+    """Keep libraries that read images from writing to the log what they find in a damaged one."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    for name in ("PIL", "nibabel"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # has a level of its own
 
 
 def register_at_zero_gpu() -> None:

@@ -112,3 +112,21 @@ def test_a_long_job_lets_others_pass():
     second.result()
     first.result()
     assert order == ["long begins", "short", "long ends"]
+
+
+def test_a_lane_that_is_closed_ends_all_work():
+    """So that an app that is told to stop does not compute on for minutes."""
+    lane, begun = Lane(), threading.Event()
+
+    def forever(progress):
+        while True:
+            begun.set()
+            progress(0, 1)
+
+    jobs = [BackgroundJob(forever, threading.Event(), lane=lane) for _ in range(2)]
+    assert begun.wait(60)
+    lane.close()
+    jobs.append(BackgroundJob(forever, threading.Event(), lane=lane))
+    for job in jobs:
+        with pytest.raises(Cancelled):
+            job.result()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gradio as gr
@@ -108,6 +109,18 @@ def test_the_app_sweeps_by_itself(tiny, scan, monkeypatch):
         assert Path(path).is_relative_to(page.app.uploaded_file_dir)
         assert wait_until(lambda: not Path(path).parent.exists())
         assert len(list(Path(page.app.uploaded_file_dir).rglob("*.png"))) >= 1
+
+
+def test_a_clock_that_is_set_back_keeps_no_file(tmp_path, monkeypatch):
+    """A file of yesterday's tomorrow goes at once; a clock that runs a little behind that of the disk does nothing."""
+    (tmp_path / "scan.png").write_bytes(b"x")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 5)
+    sweep(tmp_path, (), 60 * KEPT_MINUTES)
+    assert (tmp_path / "scan.png").exists()
+    monkeypatch.setattr(time, "time", lambda: now - 86_400)
+    sweep(tmp_path, (), 60 * KEPT_MINUTES)
+    assert not (tmp_path / "scan.png").exists()
 
 
 def test_an_image_deleted_in_the_meantime_is_asked_for_again(app, tmp_path):
