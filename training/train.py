@@ -62,6 +62,8 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
     set_seed(settings.seed)
     state = TrainingState.open(settings, accelerator)
     if settings.resume and state.is_finished:
+        if accelerator.is_main_process:
+            state.clear()  # it may have been killed while it did so
         accelerator.print(f"The run in {state.folder} is finished; there is nothing to resume.")
         return
     data = load_data(settings, accelerator)

@@ -393,6 +393,15 @@ def test_a_transient_fault_is_survived(hub, folder, where, what):
     assert files_of(folder) == before
 
 
+@pytest.mark.parametrize("what", ["lost", 503])
+def test_a_push_is_survived_that_cannot_read_the_published_metrics_at_once(hub, folder, what):
+    push(folder, REPO)
+    write_metrics(folder, 0.9)
+    hub.fault("HEAD .*/metrics.json", what)
+    assert push(folder, REPO).revision
+    assert len(commits()) == 3
+
+
 def test_an_uploaded_file_is_not_sent_again(hub, folder):
     hub.fault("POST .*/commit", 503, times=2)
     push(folder, REPO)

@@ -1,6 +1,7 @@
 """Resuming: only the same run goes on, and every difference is named."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from tests.helpers.training_runs import new_accelerator
 from training.data.sources import DataError
 from training.data.splits import SplitIdentity
 from training.learning.settings import TrainConfig, settings_record
-from training.learning.state import TrainingState
+from training.learning.state import BEST, TrainingState
 
 SPLIT = SplitIdentity("purged", 0, "abc", {"train": 60, "validation": 20, "test": 20})
 
@@ -104,3 +105,37 @@ def test_training_stops_after_epochs_without_a_better_one(tmp_path):
     # The fourth epoch is as good as the second one, not better: two without a better one.
     assert len(state.history) == 4
     assert state.best["epoch"] == 2
+
+
+def test_a_run_killed_while_it_deletes_its_state_is_finished(interrupted, monkeypatch):
+    """Half a state would keep it from being resumed."""
+    folder = TrainingState(interrupted, processes=1).folder
+    (folder / "config.json").write_text(json.dumps({"brain_xai": {"training": settings_record(interrupted)}}))
+    (folder / "metrics.json").write_text("{}")
+    remove = shutil.rmtree
+
+    def killed(path, **_):
+        if path.exists():
+            (path / "epoch-0002" / "run.json").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TrainingState(interrupted, processes=1).clear()
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    state = TrainingState.open(replace(interrupted, resume=True), new_accelerator(interrupted))
+    assert state.is_finished
+    state.clear()
+    assert {path.name for path in folder.iterdir()} == {"config.json", "metrics.json"}
+
+
+def test_a_resumed_run_has_the_best_weights_of_its_own_epochs(interrupted):
+    """It may have been killed after the next epoch had saved better ones, which may not come out as good again."""
+    state, accelerator = TrainingState(interrupted, processes=1), new_accelerator(interrupted)
+    state.set_data(SPLIT, "boxes")
+    state.history = [row(epoch, 1 / 3) for epoch in (1, 2, 3)]
+    (state.folder / BEST).write_text("best of 3")
+    state.save(accelerator)
+    (state.folder / BEST).write_text("best of 4, half wri")
+    resume(interrupted)
+    assert (state.folder / BEST).read_text() == "best of 3"

@@ -23,6 +23,7 @@ from training.data.loader import Normalize
 from training.data.styles import restyle
 from training.learning.losses import Loss
 from training.learning.settings import TrainConfig
+from training.learning.state import BEST
 
 # Reading the numbers for the progress bar waits for the GPU, so they are read only every few steps.
 LOG_INTERVAL = 20
@@ -55,14 +56,16 @@ class Training:
         """Write the weights of the best epoch so far into `folder`, in the main process."""
         if self.accelerator.is_main_process:
             weights = {name: value.contiguous() for name, value in self.averaged.state_dict().items()}
-            save_file(weights, folder / "best.safetensors")
+            partial = folder / f"{BEST}.partial"
+            save_file(weights, partial)
+            partial.replace(folder / BEST)  # at once: a run killed at any moment leaves a whole file
 
     def load_best(self, folder: Path) -> torch.nn.Module:
         """Return the averaged model with the weights of the best epoch, in eval mode and free of all training hooks."""
         if self.criterion.box_loss is not None:
             self.criterion.box_loss.remove_hook()
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes off the mixed precision
-        self.averaged.load_state_dict(load_file(folder / "best.safetensors"))
+        self.averaged.load_state_dict(load_file(folder / BEST))
         return self.averaged.eval()
 
 

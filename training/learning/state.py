@@ -14,6 +14,10 @@ from training.data.splits import SplitIdentity
 from training.learning.settings import OUTPUT_FIELDS, TrainConfig, settings_record
 
 RECORD = "run.json"
+# The weights of the best epoch so far: in the output folder, and those of a state within it.
+BEST = "best.safetensors"
+# What `state` is called while it is deleted.
+DELETED = "state.deleted"
 
 
 def validation_score(row: Mapping) -> float:
@@ -35,8 +39,8 @@ class TrainingState:
     """The epochs of a run so far, and what must be the same when it is resumed.
 
     `history` holds one row of numbers per finished epoch. The folder `state` below the output folder holds the state
-    after the last one: weights, optimizer, schedule and random numbers, as accelerate saves them, and `run.json` with
-    settings, number of processes, split and history.
+    after the last one: weights, optimizer, schedule and random numbers, as accelerate saves them, the best weights so
+    far, and `run.json` with settings, number of processes, split and history.
     """
 
     def __init__(self, settings: TrainConfig, processes: int):
@@ -108,6 +112,9 @@ class TrainingState:
         """Load the saved state, if there is one, into everything that `accelerator` has prepared."""
         if self._saved is not None:
             accelerator.load_state(str(self._latest()))
+            if accelerator.is_main_process and (self._latest() / BEST).is_file():
+                # The run may have been killed after a later epoch had put its own there.
+                _copy(self._latest() / BEST, self.folder / BEST)
             self.history = self._saved["history"]
             accelerator.print(f"Resuming after epoch {len(self.history)}.")
 
@@ -125,6 +132,8 @@ class TrainingState:
         if accelerator.is_main_process:
             content = json.dumps(self._record | {"history": self.history})
             (partial / RECORD).write_text(content, encoding="utf-8")
+            if (self.folder / BEST).is_file():
+                _copy(self.folder / BEST, partial / BEST)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             # Renaming is atomic: a run killed at any moment leaves a complete state.
@@ -135,14 +144,26 @@ class TrainingState:
 
     def clear(self) -> None:
         """Delete the files that only an unfinished run needs."""
-        shutil.rmtree(self.folder / "state", ignore_errors=True)
-        (self.folder / "best.safetensors").unlink(missing_ok=True)
+        if (self.folder / "state").exists():
+            shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+            # Renaming is atomic: a run killed while it deletes the files does not leave half a state.
+            (self.folder / "state").rename(self.folder / DELETED)
+        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+        for name in (BEST, f"{BEST}.partial"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _all_saved(self) -> list[Path]:
         return sorted((self.folder / "state").glob("epoch-*"))
 
     def _latest(self) -> Path:
         return self._all_saved()[-1]
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that the target is whole at any moment."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
 
 
 def _flags(settings: Mapping) -> dict:

@@ -158,7 +158,7 @@ class _Push:
         if upload.private and not head.private:
             raise PushError(f"{upload.repo_id} is public. Make it private in its settings, or leave out --private.")
         if upload.branch in branches and head.sha != self.created_at:
-            self.check(api, head.sha)
+            _with_retries(lambda: self.check(api, head.sha))
         tag = _free_tag(upload.tag, tags, head.sha)
         files = upload.files(tag)
         there = filter_repo_objects(
