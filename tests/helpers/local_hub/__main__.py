@@ -38,9 +38,9 @@ class Hub:
         """The requests so far, in the order of their answers."""
         return list(self._server.log)
 
-    def fault(self, pattern: str, what: int | str, times: int = 1) -> None:
-        """Let the next `times` requests that match fail; see `Fault`."""
-        self._server.faults.append(Fault(pattern, what, times))
+    def fault(self, pattern: str, what: int | str, times: int = 1, after: int = 0) -> None:
+        """Let the next `times` requests that match fail, `after` so many; see `Fault`."""
+        self._server.faults.append(Fault(pattern, what, times, after))
 
     def clear_faults(self) -> None:
         self._server.faults.clear()

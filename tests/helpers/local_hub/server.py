@@ -33,12 +33,13 @@ STATUSES = {
 class Fault:
     """What goes wrong with the next `times` requests whose line, "METHOD /path?query", contains `pattern`.
 
-    `what` is a status or one of `KINDS`.
+    `what` is a status or one of `KINDS`. The first `after` of them are answered as usual.
     """
 
     pattern: str
     what: int | str
     times: int = 1
+    after: int = 0
 
     def __post_init__(self):
         if not isinstance(self.what, int) and self.what not in KINDS:
@@ -75,6 +76,9 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             for fault in self.faults:
                 if fault.times > 0 and re.search(fault.pattern, line):
+                    if fault.after > 0:
+                        fault.after -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None
