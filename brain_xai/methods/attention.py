@@ -116,8 +116,8 @@ def _tokens(classifier: Classifier) -> Tokens | str:
     with classifier.private_model() as shared:
         if not any("attention" in type(module).__name__.lower() for module in shared.modules()):
             return "has no attention layers. Use grad_cam."
-        model = copy.deepcopy(shared)  # its attention is overwritten
-    black = classifier.to_device(torch.zeros(1, 3, *size))
+        model = copy.deepcopy(shared).float()  # its attention is overwritten, and equal is to mean equal
+    black = torch.zeros(1, 3, *size, device=classifier.device)
     with _recorded_attention(model) as attentions:
         features = model.forward_features(black)
     if not _are_global(attentions, features):
@@ -164,7 +164,7 @@ def _stay_apart(model: nn.Module, classifier: Classifier, patches: TargetLayer) 
         image[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = noise
     hooks = [layer.attn_drop.register_forward_hook(_attend_to_itself) for layer in _attention_layers(model)]
     with _recorded_attention(model):
-        features = model.forward_features(classifier.to_device(images))[:, -rows * columns :].float()
+        features = model.forward_features(images.to(classifier.device))[:, -rows * columns :]
     for hook in hooks:
         hook.remove()
     changes = (features[1:] - features[:1]).abs().amax(dim=2)
@@ -187,7 +187,7 @@ def _readout(model: nn.Module, features: torch.Tensor, prefix: int) -> torch.Ten
     for token in range(prefix):
         others[token, token] += 1 + noise[0, token].flip(0)
     others[prefix, prefix:] += 1 + noise[0, prefix:].flip(1)
-    logits = model.forward_head(torch.cat([noise, averaged, others])).float()
+    logits = model.forward_head(torch.cat([noise, averaged, others]))
     changes = (logits - logits[:1]).abs().amax(dim=1)
     changes = changes > TOLERANCE * changes.max()
     if changes[1] or not changes[2:].any():

@@ -1,6 +1,8 @@
 """Attention relevance: computed by hand, different for each class, refused where more than attention mixes places."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +97,15 @@ def test_threads_get_their_own_maps_and_predictions_stay_fused():
     with classifier.private_model() as private:
         for model in (classifier.model, private):
             assert all(block.attn.fused_attn for block in model.blocks)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+def test_it_works_in_bfloat16(name):
+    full, scan = make_vit(name), make_scan((SIDE, SIDE))
+    half = replace(full, model=copy.deepcopy(full.model).bfloat16())
+    maps = [explain(each, scan, "attention_relevance", 1).attribution for each in (full, half)]
+    # 8 bits of a number: about a percent per layer.
+    assert maps[1] == pytest.approx(maps[0], abs=0.2 * float(maps[0].max()))
 
 
 class Windows(EvenAttention):
