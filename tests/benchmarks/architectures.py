@@ -294,7 +294,7 @@ def _memory(entry: str, reset: bool = True) -> float | None:
 def main(arguments: list[str] | None = None) -> None:
     """Check the models one by one, each in a process of its own, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", default=MODELS, help="timm's names; all of the table if not given")
+    parser.add_argument("--models", nargs="*", default=MODELS, help="timm's names; if not given, all of the table")
     parser.add_argument("--side", type=int, default=224, help="side of the image in pixels")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the JSON and the table")
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # for the process of a single model
@@ -308,12 +308,18 @@ def main(arguments: list[str] | None = None) -> None:
         return
     file = options.output / "architectures.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
+    write(results, options.output)
     for name in options.models:
         started = time.monotonic()
         results[name] = check_in_process(name, options.side)
-        file.write_text(json.dumps(results, indent=1) + "\n")
-        (options.output / "architectures.md").write_text(as_markdown(results, MODELS), encoding="utf-8")
+        write(results, options.output)
         print(f"{name}: {results[name].get('failed', 'checked')} ({time.monotonic() - started:.0f} s)", flush=True)
+
+
+def write(results: dict[str, dict], folder: Path) -> None:
+    """Write what was measured and the table made from it."""
+    (folder / "architectures.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "architectures.md").write_text(as_markdown(results, MODELS), encoding="utf-8")
 
 
 def check_in_process(name: str, side: int) -> dict:
