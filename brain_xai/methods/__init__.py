@@ -22,8 +22,8 @@ class Method:
         unit: The unit of its attributions.
         default_scale: The attribution drawn in full color, in `unit`, if none was measured for the checkpoint.
         signed: Whether it can show evidence against the target.
-        forward_passes: About what a map costs with its prediction, in forward passes of one image; a backward pass
-            counts as two.
+        forward_passes: About what a map costs with its prediction, in forward passes of one image, by the arithmetic
+            counted for the bundled ResNet-18 (`tests/inference/test_costs.py`).
         reason_unsupported: Returns why the method cannot work on a classifier, None if it can.
         attribute: Computes a `Request` with the method's settings. Returns the attribution, float32 [H, W] (> 0 speaks
             for the target, < 0 against it), and the settings used, ready for JSON.
@@ -84,7 +84,7 @@ METHODS = {
             unit=PER_POSITION,
             default_scale=0.1,
             signed=True,
-            forward_passes=3,
+            forward_passes=2,
             reason_unsupported=cam.cam_unsupported,
             attribute=cam.hires_cam,
         ),
@@ -96,7 +96,7 @@ METHODS = {
             unit=PER_POSITION,
             default_scale=0.15,
             signed=False,
-            forward_passes=4,
+            forward_passes=3,
             reason_unsupported=cam.cam_unsupported,
             attribute=cam.layer_cam,
         ),
@@ -122,7 +122,7 @@ METHODS = {
             unit=PER_GRAY,
             default_scale=0.15,
             signed=False,
-            forward_passes=4,
+            forward_passes=3,
             reason_unsupported=gradients.guided_unsupported,
             attribute=gradients.guided_backprop,
         ),
@@ -134,7 +134,7 @@ METHODS = {
             unit="logits² per position and gray range",
             default_scale=0.01,
             signed=False,
-            forward_passes=5,
+            forward_passes=4,
             reason_unsupported=gradients.guided_cam_unsupported,
             attribute=gradients.guided_grad_cam,
         ),
@@ -146,7 +146,7 @@ METHODS = {
             unit=PER_GRAY,
             default_scale=0.5,
             signed=False,
-            forward_passes=4,
+            forward_passes=3,
             reason_unsupported=_always_supported,
             attribute=gradients.saliency,
         ),
@@ -158,7 +158,7 @@ METHODS = {
             unit=PER_GRAY,
             default_scale=0.15,
             signed=False,
-            forward_passes=25,
+            forward_passes=17,
             reason_unsupported=_always_supported,
             attribute=gradients.smooth_grad,
         ),
@@ -170,7 +170,7 @@ METHODS = {
             unit="logits",
             default_scale=0.2,
             signed=True,
-            forward_passes=49,
+            forward_passes=33,
             reason_unsupported=_always_supported,
             attribute=gradients.integrated_gradients,
         ),
@@ -182,7 +182,7 @@ METHODS = {
             unit="logits",
             default_scale=2.0,
             signed=True,
-            forward_passes=200,
+            forward_passes=100,
             reason_unsupported=_always_supported,
             attribute=occlusion.occlusion,
             attribute_each_class=occlusion.occlusion_each_class,
@@ -209,7 +209,7 @@ METHODS = {
             unit="× uniform",
             default_scale=6.0,
             signed=False,
-            forward_passes=45,
+            forward_passes=30,
             reason_unsupported=_always_supported,
             attribute=consensus.consensus,
             engines=("combined",),

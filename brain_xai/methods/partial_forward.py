@@ -9,15 +9,14 @@ Explanations").
 import copy
 import operator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from brain_xai.classifier import Classifier, model_fact
+from brain_xai.methods.traced import CONVOLUTIONS, traced
 
 # Operations on single values work on a patch as they do on the full output.
 POINTWISE_MODULES = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Identity, nn.Dropout)
@@ -25,7 +24,6 @@ POINTWISE_FUNCTIONS = (F.relu, F.silu, torch.relu, torch.sigmoid)
 POINTWISE_METHODS = ("relu", "sigmoid")
 ADDITIONS = (operator.add, torch.add)
 PRODUCTS = (operator.mul, torch.mul)
-NOT_IN_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,16 +109,8 @@ class PartialForward:
     It keeps nothing from one run to the next and sets no hook, so many threads can use it at once.
     """
 
-    def __init__(self, model: nn.Module):
-        model = copy.deepcopy(model).requires_grad_(False)
-        for module in model.modules():
-            if hasattr(module, "inplace"):  # the output of every step is kept
-                module.inplace = False
-        self.graph = _trace(model)
-        for node in self.graph.nodes:
-            node.target = NOT_IN_PLACE.get(node.target, node.target)
-        _fold_batch_norm(model, self.graph)
-        self.model = model.to(memory_format=torch.channels_last)
+    def __init__(self, model: nn.Module, size: tuple[int, int]):
+        self.model, self.graph = traced(model, size)
         self._patch_interpreter = _PatchInterpreter(self.model, graph=self.graph)
 
     @torch.inference_mode()
@@ -169,7 +159,7 @@ class _PatchInterpreter(fx.Interpreter):
         if _is_pointwise(node, module):
             arguments, options = fx.node.map_arg((node.args, node.kwargs), lambda source: patch.values)
             return patch.with_values(getattr(self, node.op)(node.target, arguments, options), base)
-        if type(module) in (nn.Conv2d, nn.MaxPool2d) and _is_plain(module):
+        if type(module) in (*CONVOLUTIONS, nn.MaxPool2d) and _is_plain(module):
             return _slide(module, patch, base, self.bound)
         if node.target in ADDITIONS and isinstance(patch, Patch) and isinstance(others[0], Patch):
             return _add(patch, others[0], base)
@@ -200,7 +190,7 @@ def partial_forward(classifier: Classifier) -> PartialForward | None:
     ]
     occlusions = Occlusions(noise, *starts, window, torch.zeros_like(classifier.black))
     try:
-        network = PartialForward(classifier.model)
+        network = PartialForward(classifier.model, size)
         logits = network.occluded(network.outputs(noise), occlusions.patch(), reach=None).float().cpu()
     except Exception:  # models that read sizes or branch on values fail in many ways
         return None
@@ -208,50 +198,6 @@ def partial_forward(classifier: Classifier) -> PartialForward | None:
     tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
     same = logits.shape == expected.shape and bool(((logits - expected).abs() <= tolerance).all())
     return network if same else None
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    """Record the steps of a model that only this thread holds; each torch layer and each batch norm is one step.
-
-    `torch.fx.symbolic_trace` patches `nn.Module` globally, which is not thread-safe.
-    """
-    tracer = fx.Tracer()
-    tracer.root, tracer.graph, tracer.tensor_attrs = model, fx.Graph(), {}
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if name and (isinstance(layer, nn.BatchNorm2d) or tracer.is_leaf_module(layer, name))
-    }
-    for name, layer in layers.items():
-        layer.forward = partial(_record_layer, tracer, name)
-    try:
-        logits = model(tracer.create_proxy("placeholder", "pixel_values", (), {}))
-    finally:
-        for layer in layers.values():
-            del layer.forward
-    tracer.create_node("output", "output", (tracer.create_arg(logits),), {})
-    return tracer.graph
-
-
-def _record_layer(tracer: fx.Tracer, name: str, *arguments: Any, **options: Any) -> fx.Proxy:
-    return tracer.create_proxy("call_module", name, arguments, options)
-
-
-def _fold_batch_norm(model: nn.Module, graph: fx.Graph) -> None:
-    """Fold every batch norm into the convolution before it, if nothing else reads the convolution's output."""
-    modules = dict(model.named_modules())
-    for node in graph.nodes:
-        norm = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d):
-            continue
-        before = node.args[0]
-        conv = modules.get(before.target) if before.op == "call_module" else None
-        if type(conv) is not nn.Conv2d or len(before.users) > 1:
-            continue
-        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-        # timm's batch norm includes the activation.
-        model.set_submodule(node.target, getattr(norm, "act", nn.Identity()))
 
 
 def _is_pointwise(node: fx.Node, module: nn.Module | None) -> bool:

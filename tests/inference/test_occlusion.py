@@ -96,6 +96,7 @@ class Forked(nn.Module):
         ("resnet50", SMALL_RESNET, True),
         ("test_resnet", {}, True),
         ("test_efficientnet", {}, True),
+        ("tf_efficientnetv2_b0", {"output_stride": 16}, True),  # pads by the size of its input
         ("test_vit", {"img_size": (75, 96), "dynamic_img_pad": True}, False),
         ("unusual", {}, True),
         ("branching", {}, False),
@@ -158,7 +159,7 @@ def test_partial_passes_give_the_logits_of_full_passes(name, reach):
     torch.manual_seed(0)
     size = (61, 80)
     classifier = make_classifier(Unusual(), size) if name == "unusual" else make_busy(name, size, **SMALL_RESNET)
-    network = PartialForward(classifier.model)
+    network = PartialForward(classifier.model, size)
     pixel_values = torch.randn(1, 3, *size)
     # Everywhere, also cut off to a single pixel.
     places = torch.cartesian_prod(torch.tensor([0, 1, 17, 40, 54, 60]), torch.tensor([0, 2, 33, 71, 79]))
@@ -180,7 +181,7 @@ def test_occluded_images_are_the_image_with_a_filled_window():
 
 def test_less_is_computed_for_a_window_than_for_the_image(monkeypatch):
     classifier = make_busy("resnet18", (96, 96), **SMALL_RESNET)
-    network = PartialForward(classifier.model)
+    network = PartialForward(classifier.model, (96, 96))
     pixel_values = torch.randn(1, 3, 96, 96)
     outputs = network.outputs(pixel_values)
     start = torch.tensor([40])

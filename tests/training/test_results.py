@@ -273,7 +273,7 @@ def test_the_readmes_table_of_maps_has_every_method_and_chance_beneath():
     numbers = "0.60 <sub>[0.59, 0.61]</sub> | 5.0 <sub>[4.5, 5.5]</sub> | 0.30 <sub>[0.29, 0.31]</sub>"
     grad_cam = METHODS["grad_cam"]
     assert lines[2] == f"| [Grad-CAM]({grad_cam.paper}) | `grad_cam` | {grad_cam.summary} | 1 | {numbers} |"
-    assert next(line for line in lines if "`occlusion`" in line).endswith("| 200 | – | – | – |"), "not measured"
+    assert next(line for line in lines if "`occlusion`" in line).endswith("| 100 | – | – | – |"), "not measured"
     assert lines[-2].startswith("| *uniform* |")
     assert lines[-1].startswith("| *center* |")
     assert caption.startswith(
