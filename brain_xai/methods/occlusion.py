@@ -13,8 +13,8 @@ from brain_xai.classifier import Classifier
 from brain_xai.methods.partial_forward import Occlusions, partial_forward
 from brain_xai.methods.request import Progress, Request
 
-# Patches are small, and PyTorch computes 1 × 1 convolutions of fewer than 16 images slowly on one thread: a window takes
-# a third to a half less time than in batches of 8. Cancellation happens between batches, after some .2 seconds.
+# Patches are small, and on one thread PyTorch computes 1 × 1 convolutions of fewer than 16 images slowly: a window
+# takes a quarter to a half less time than in batches of 8. Cancellation happens between batches, after some .2 seconds.
 # bfloat16 is not used: on a CPU that has it, it takes a third less time, but the rank correlation with the float32 map
 # falls to .96 on some scans.
 PATCH_BATCH_SIZE = 32

@@ -89,14 +89,14 @@ def settle(process: subprocess.Popen) -> None:
         time.sleep(1)
 
 
-def ask(address: str, scan: bytes) -> float:
-    """Upload a scan, ask for its answer and Grad-CAM, and return after how many seconds they have come."""
+def ask(address: str, scan: bytes, endpoint: str = "explain") -> float:
+    """Upload a scan, ask for its answer, with Grad-CAM if not `predict`, and return after how many seconds it came."""
     with httpx.Client(base_url=f"{address}gradio_api/", timeout=120) as client:
         start = time.perf_counter()
         [path] = client.post("upload", files={"files": ("scan.png", scan)}).json()
         image = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        call = client.post("call/v2/explain", json={"image": image}).json()
-        answer = client.get(f"call/explain/{call['event_id']}").text
+        call = client.post(f"call/v2/{endpoint}", json={"image": image}).json()
+        answer = client.get(f"call/{endpoint}/{call['event_id']}").text
         seconds = time.perf_counter() - start
     event, _ = answer.strip().split("\n\n")[-1].split("\n")
     if event != "event: complete":
