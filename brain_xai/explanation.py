@@ -174,7 +174,7 @@ def explain_all(
     """Show what in an image speaks for each class.
 
     Grad-CAM takes all maps from the one forward pass that predicts, if the head is a global average and one linear
-    layer. Occlusion covers the image once for all classes.
+    layer. Occlusion covers the image once for all classes. Every method predicts only once.
 
     Args:
         classifier: The model to explain.
@@ -198,14 +198,14 @@ def explain_all(
         if together is None and chosen.attribute_each_class:
             request = Request(classifier, prepared.pixel_values, target=0)
             together = chosen.attribute_each_class(request, **settings)
-    if together is None:
-        return {
-            label: explain(classifier, image, method, label, engine=engine, **settings)
-            for label in classifier.label_names
-        }
-    attributions, used = together
+
+    def of_class(index: int) -> tuple[np.ndarray, dict]:
+        if together is not None:
+            return together[0][index], together[1]
+        return chosen.attribute(Request(classifier, prepared.pixel_values, index, engine=engine), **settings)
+
     return {
-        label: _explanation(classifier, chosen, prepared, index, output, (attributions[index], used))
+        label: _explanation(classifier, chosen, prepared, index, output, of_class(index))
         for index, label in enumerate(classifier.label_names)
     }
 

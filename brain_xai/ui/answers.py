@@ -12,8 +12,8 @@ from PIL import Image
 
 from brain_xai.classifier import Classifier, Prediction, PredictionWarning
 from brain_xai.explanation import Explanation
-from brain_xai.framing import frame
 from brain_xai.methods import METHODS
+from brain_xai.preprocess import Part
 from brain_xai.ui.inputs import measured_quality
 
 PUBLISHED_METRICS = ("split", "seed", "validation", "test")
@@ -26,13 +26,12 @@ def describe_prediction(prediction: Prediction) -> dict:
     return {"label": prediction.label, "probabilities": prediction.probabilities}
 
 
-def describe_input(classifier: Classifier, scan: Image.Image) -> dict:
+def describe_input(classifier: Classifier, scan: Image.Image, part: Part) -> dict:
     """Return the sizes of the image and of what the model sees of it, in pixels, and which part it sees.
 
     `part` is left, top, right, bottom in fractions of the image; it exceeds 0 to 1 where the model sees a black border.
     """
     height, width = classifier.preprocessing.size
-    part = frame(scan).part if classifier.preprocessing.frame else (0.0, 0.0, 1.0, 1.0)
     return {
         "width": scan.width,
         "height": scan.height,

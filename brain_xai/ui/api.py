@@ -68,12 +68,13 @@ def predict(image: Upload, checkpoint: str = "default") -> dict:
     start = time.perf_counter()
     classifier = get_classifier(checkpoint)
     scan = read_upload(image)
-    prediction = classifier.predict(scan)
+    prepared = classifier.prepare(scan)
+    prediction = classifier.prediction(classifier.forward(prepared.pixel_values), prepared)
     count_answer(prediction)
     return {
         **answers.describe_prediction(prediction),
         "checkpoint": asdict(prediction.checkpoint),
-        "input": answers.describe_input(classifier, scan),
+        "input": answers.describe_input(classifier, scan, prepared.part),
         "warnings": [asdict(warning) for warning in prediction.warnings],
         "seconds": _seconds_since(start),
     }
@@ -117,7 +118,7 @@ async def explain(call: ExplainCall) -> tuple[Image.Image, str, dict]:
             **answers.describe_subject(explanation),
             **answers.describe_numbers(classifier, explanation),
             "summary": summarize(explanation, classifier=classifier).sentence,
-            "input": answers.describe_input(classifier, scan),
+            "input": answers.describe_input(classifier, scan, explanation.part),
             **answers.describe_provenance(explanation),
             "seconds": _seconds_since(start),
         }
@@ -160,7 +161,7 @@ async def compare(
                 for key, entry in explanations.items()
             },
             "not_applicable": comparison.not_applicable,
-            "input": answers.describe_input(classifier, scan),
+            "input": answers.describe_input(classifier, scan, first.part),
             **answers.describe_provenance(first, classifier.disagreement_warnings(comparison.explanations)),
             "seconds": _seconds_since(start),
         }

@@ -77,15 +77,16 @@ def main() -> None:
         default="wall",
         help="cpu: processor time, for a busy machine and --threads 1",
     )
+    parser.add_argument("--alone", action="store_true", help="without the ResNet-50")
     parser.add_argument("--full", action="store_true", help="also the fine grid on the ResNet-50, which takes minutes")
     settings = parser.parse_args()
     torch.set_num_threads(1)  # a process with running threads cannot be forked
     # Importing these here keeps it out of the measured time.
     missing = [name for name in ("captum.attr", "pytorch_grad_cam", "torchcam.methods") if not _imported(name)]
-    for classifier, grids in (
-        (load_checkpoint(settings.model), GRIDS),
-        (_resnet50(), GRIDS if settings.full else GRIDS[1:]),
-    ):
+    measured = [(load_checkpoint(settings.model), GRIDS)]
+    if not settings.alone:
+        measured.append((_resnet50(), GRIDS if settings.full else GRIDS[1:]))
+    for classifier, grids in measured:
         images = settings.image or [make_scan("glioma", 1, side=256)]
         if classifier.info.architecture == "resnet50":
             images = images[:1]  # it is slow, and with random weights ranks mean little

@@ -81,6 +81,11 @@ def test_occlusion_of_all_classes_costs_as_much_as_of_one(classifier, scan):
     assert one.activation_bytes == every.activation_bytes
 
 
+def test_maps_of_all_classes_share_one_prediction(classifier, scan):
+    one, every = (cost_of(work, classifier, scan, "saliency") for work in (explain, explain_all))
+    assert every.flops == PASS + len(classifier.label_names) * (one.flops - PASS)
+
+
 @pytest.mark.parametrize(
     ("reach", "sides"),
     [
