@@ -21,7 +21,7 @@ def tiny(folder) -> str:
 
 @pytest.fixture(scope="module")
 def slow(folder) -> str:
-    """A checkpoint for which occlusion takes seconds, in more than twenty batches."""
+    """A checkpoint for which occlusion takes seconds, in eight batches."""
     return save_tiny_checkpoint(folder / "slow", ("low_grade", "high_grade"), side=512)
 
 
