@@ -153,7 +153,7 @@ def measure(cases: list[Case], requests: list[Request], boxes: list) -> list[Fou
         )
         passes = its_costs.flops / costs.flops
         found.append(Found(case, passes, seconds, float(np.mean(ranks)), min(ranks), float(pointing), float(energy)))
-        print(found[-1], file=sys.stderr)
+        print(f"{case.method}, {case.name}: {seconds:.2f} s", file=sys.stderr)
     return found
 
 
