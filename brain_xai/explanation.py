@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from brain_xai.classifier import Classifier, Prediction
-from brain_xai.forward import ModelOutput
 from brain_xai.methods import METHODS, Method
 from brain_xai.methods.activations import channel_maps
 from brain_xai.methods.request import Progress, Request, no_progress
@@ -158,7 +157,8 @@ def explain(
     else:
         request = Request(classifier, prepared.pixel_values, index, progress, engine)
         attribution, used = chosen.attribute(request, **settings)
-    return _explanation(classifier, chosen, prepared, index, output, (attribution, used))
+    prediction = classifier.prediction(output, prepared)
+    return _explanation(classifier, chosen, prepared, index, prediction, (attribution, used))
 
 
 @torch.inference_mode(False)
@@ -204,8 +204,9 @@ def explain_all(
             return together[0][index], together[1]
         return chosen.attribute(Request(classifier, prepared.pixel_values, index, engine=engine), **settings)
 
+    prediction = classifier.prediction(output, prepared)
     return {
-        label: _explanation(classifier, chosen, prepared, index, output, of_class(index))
+        label: _explanation(classifier, chosen, prepared, index, prediction, of_class(index))
         for index, label in enumerate(classifier.label_names)
     }
 
@@ -262,7 +263,7 @@ def _explanation(
     method: Method,
     prepared: ModelInput,
     target: int,
-    output: ModelOutput,
+    prediction: Prediction,
     map_and_settings: tuple[np.ndarray, dict],
 ) -> Explanation:
     attribution, settings = map_and_settings
@@ -275,7 +276,7 @@ def _explanation(
         unit=method.unit,
         signed=method.signed,
         view=prepared.view,
-        prediction=classifier.prediction(output, prepared),
+        prediction=prediction,
         settings=settings,
         original=prepared.original,
         part=prepared.part,
