@@ -1,14 +1,4 @@
-// A panel: its button fills the screen with it, and spots of a scan can be covered by tapping or painting. A map that
-// comes is brought into view where it has no room beside its scan.
-const row = element.closest("#panels");
-const overlay = element.closest("#overlay");
-let shown = false;
-new MutationObserver(() => {
-  const before = shown;
-  shown = element.querySelector("img") !== null;
-  if (shown && !before && overlay) row.scrollLeft = overlay.offsetLeft - row.offsetLeft;
-}).observe(element, { childList: true, subtree: true });
-
+// A panel: its button fills the screen with it, and spots of a scan can be covered by tapping or painting.
 const close = () => element.querySelector(".panel")?.classList.remove("filling");
 let points = null;
 
