@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from training.learning.loop import Training, model_only_throughput
 from training.learning.model import InitialWeights, center_head
 from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
 from training.learning.state import TrainingState
+from training.learning.tracking import Track, log_results
 from training.publish import push_after_training
 from training.publishing.scans import write_cases
 from training.report.card import card_of
@@ -31,7 +32,13 @@ from training.report.maps import PredictedScans, save_maps
 VERSIONS_OF = ("torch", "timm", "transformers", "accelerate", "datasets", "evaluate", "captum", "safetensors", "numpy")
 
 
-def finish(training: Training, data: TrainingData, state: TrainingState, initial_weights: InitialWeights) -> None:
+def finish(
+    training: Training,
+    data: TrainingData,
+    state: TrainingState,
+    initial_weights: InitialWeights,
+    track: Track | None = None,
+) -> None:
     """Turn the best epoch into the checkpoint folder `state.folder`; the test split is used here, once."""
     training.accelerator.wait_for_everyone()
     if not training.accelerator.is_main_process:
@@ -41,6 +48,8 @@ def finish(training: Training, data: TrainingData, state: TrainingState, initial
     throughput = model_only_throughput(training)
 
     classifier, metadata = calibrate(training, data)
+    if track is not None:
+        metadata["tracking"] = asdict(track)
     write_checkpoint(folder, classifier, metadata, settings)
     stored = load_checkpoint(folder, training.accelerator.device)
     predictions = {
@@ -55,6 +64,7 @@ def finish(training: Training, data: TrainingData, state: TrainingState, initial
         metrics = continued(metrics, initial_weights.earlier)
     write_json(folder / "metrics.json", metrics)
     write_report(folder, stored, data, predictions["test"], settings)
+    log_results(training.accelerator, len(state.history), folder, stored.info.revision)
     state.clear()
     print_results(folder, metrics)
     if settings.push_to_hub:
@@ -146,11 +156,15 @@ def run_record(settings: TrainConfig, data: TrainingData, initial_weights: Initi
 
 def continued(metrics: dict, earlier: dict) -> dict:
     """Return the metrics.json of a run that started from the weights of an `earlier` one: commands and times add up."""
-    seconds = earlier["training"]["seconds"] + metrics["training"]["seconds"]
+    before, now = earlier["training"], dict(metrics["training"])
+    now["seconds"] += before["seconds"]
+    energy, energy_before = now.pop("energy", None), before.get("energy")
+    if energy and energy_before:  # otherwise a part was not measured
+        now["energy"] = energy | {name: energy[name] + energy_before[name] for name in ("energy_kwh", "co2_kg")}
     return metrics | {
         "command": f"{command_without_paths(earlier['command'])}\n{metrics['command']}",
         "init": f"{earlier['init']}; then {metrics['init']}",
-        "training": metrics["training"] | {"seconds": seconds},
+        "training": now,
     }
 
 
@@ -181,7 +195,16 @@ def describe_training(training: Training, state: TrainingState, throughput: floa
         "best_epoch": state.best["epoch"],
         "device": str(accelerator.device.type),
         "processes": accelerator.num_processes,
+        **describe_energy(training.settings, history),
     }
+
+
+def describe_energy(settings: TrainConfig, history: list[dict]) -> dict:
+    """Return what the epochs used, {} if that was not measured."""
+    if not settings.country:
+        return {}
+    used = {name: sum(row[name] for row in history) for name in ("energy_kwh", "co2_kg")}
+    return {"energy": used | {"country": settings.country, "codecarbon": version("codecarbon")}}
 
 
 def write_report(

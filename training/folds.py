@@ -9,6 +9,7 @@ folds are not repeated, and an interrupted one is resumed, when the same command
 import argparse
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -125,6 +126,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (folds.output / "folds.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_answers(folds.output / "answers.csv", parts)
     print(summary_table(result))
+    print(together(folds))
+
+
+def together(folds: Folds) -> str:
+    """Say how the folds answer together, and that nothing above measures that."""
+    checkpoints = [str(folds.folder(fold)) for fold in range(1, folds.count + 1)]
+    command = shlex.join(["python", "-m", "training.score", "--checkpoint", *checkpoints])
+    return (
+        f"\nAll folds together, by the mean of their calibrated probabilities, on other images:\n"
+        f"{command} --input FOLDER --output FILE.parquet\n"
+        "How good they are together is not known: every image of this data has trained all of them but one."
+    )
 
 
 if __name__ == "__main__":

@@ -18,30 +18,29 @@ from accelerate import Accelerator
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
-from brain_xai.checkpoint import CheckpointError, load_checkpoint
+from brain_xai.checkpoint import CheckpointError
 from brain_xai.methods import METHODS
 from training.data.archive import open_archive
 from training.data.sources import DataError
-from training.evaluation.scoring import Job, answer_missing, merge
+from training.evaluation.scoring import Job, answer_missing, load_members, merge, revision_of
 
 
 def score(job: Job, accelerator: Accelerator) -> None:
     """Answer this process's share of a job; the main process then joins the chunks of all.
 
     Raises:
-        CheckpointError: The checkpoint cannot be loaded.
-        DataError: Another job has begun at the same place, or the method cannot work on the model.
+        CheckpointError: A checkpoint cannot be loaded.
+        DataError: Another job has begun at the same place, the checkpoints cannot answer together, or the method cannot
+            work on the model.
     """
-    classifier = load_checkpoint(job.checkpoint, device=accelerator.device)
-    if job.maps and (reason := METHODS[job.maps].reason_unsupported(classifier)):
-        raise DataError(reason)
+    members = load_members(job, accelerator.device)
     with accelerator.main_process_first():
-        job.open(classifier.info.revision)
+        job.open(revision_of(members))
     mine = list(range(len(job.chunks)))[accelerator.process_index :: accelerator.num_processes]
     started, total = time.perf_counter(), sum(len(job.chunks[chunk]) for chunk in mine)
     already = sum(len(job.chunks[chunk]) for chunk in mine if job.part(chunk).exists())
     with tqdm(total=total, unit="image", disable=not accelerator.is_main_process) as bar:
-        answer_missing(job, classifier, mine, bar.update)
+        answer_missing(job, members, mine, bar.update)
     seconds = time.perf_counter() - started
     print(f"process {accelerator.process_index}: {(total - already) / seconds:.1f} images/s", flush=True)
     accelerator.wait_for_everyone()
@@ -74,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="training.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, help="a folder, bundled/<name>, or org/repo@revision")
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        required=True,
+        help="a folder, bundled/<name>, or org/repo@revision; of several, the mean of their probabilities is given",
+    )
     parser.add_argument("--input", required=True, help="folder of images, or a data set on the Hub")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     parser.add_argument("--maps", choices=METHODS, help="store the map of the answered class by this method")
@@ -86,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator = Accelerator()
     try:
         archive = open_archive(given.input)
-        job = Job(given.checkpoint, archive, given.output, given.maps, given.batch_size, given.workers, given.chunk)
+        job = Job(
+            tuple(given.checkpoint), archive, given.output, given.maps, given.batch_size, given.workers, given.chunk
+        )
         score(job, accelerator)
     except (CheckpointError, DataError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -7,8 +7,9 @@ space.json names what varies, by the flags of training/train.py:
 
     {"model": ["resnet18", "efficientnet_b0"], "learning_rate": {"low": 1e-4, "high": 3e-3, "log": true}}
 
-Trials are kept in an Optuna study. The same command goes on where it was stopped, and several machines can share one
-study (--storage). A trial that is worse than the median of the others at the same epoch is stopped early.
+Trials are kept in an Optuna study. The same command goes on where it was stopped, beginning with the settings of the
+trial that was under way, and several machines can share one study (--storage). A trial that is worse than the median of
+the others at the same epoch is stopped early.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from training.learning.state import saved_history, validation_score
 ROOT = Path(__file__).resolve().parent.parent
 # How often the history of a running trial is read.
 POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 60
 # With fewer completed trials, the importance of settings is chance.
 MIN_FOR_IMPORTANCE = 8
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -67,6 +69,9 @@ class Search:
             process = subprocess.Popen(launch, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 history = _follow(process, trial, folder)
+            except (KeyboardInterrupt, SystemExit):
+                trial.study.enqueue_trial(trial.params)
+                raise
             finally:
                 _end(process)
                 shutil.rmtree(folder / "state", ignore_errors=True)
@@ -129,8 +134,10 @@ def read_space(file: Path) -> dict:
 def open_study(output: Path, storage: str | None, sampler: str, seed: int) -> optuna.Study:
     """Open the study of an output folder, or start it."""
     output.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{output.resolve() / 'study.db'}"
     study = optuna.create_study(
-        storage=storage or f"sqlite:///{output.resolve() / 'study.db'}",
+        # By the heartbeat other machines see which trials have died with theirs.
+        storage=optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS),
         study_name=output.resolve().name,
         direction="maximize",
         load_if_exists=True,
@@ -182,4 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # Without this, whoever ends the search leaves a training behind.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()

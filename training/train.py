@@ -5,6 +5,7 @@ accelerate launch training/train.py --data-dir DIR --model efficientnet_b0 --out
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 # `accelerate launch training/train.py` puts only training/ on the path.
@@ -25,11 +26,13 @@ from training.data.loader import Loaders, Normalize, build_loaders
 from training.data.pool import Pool, make_pool
 from training.data.sources import DataError, load_scans
 from training.data.splits import SplitIdentity, TrainingData, split_scans
+from training.learning.energy import EnergyMeter
 from training.learning.loop import Training, train_epoch, validate, validate_kinds
 from training.learning.losses import BoxLoss, Loss, Teacher
 from training.learning.model import build_model, load_teacher
 from training.learning.settings import TrainConfig
 from training.learning.state import TrainingState
+from training.learning.tracking import accelerator_of, log_epoch, start_tracking
 from training.publish import PushError, check_token
 
 
@@ -37,10 +40,7 @@ def main() -> None:
     """Parse the command line and train; expected errors end with one sentence."""
     try:
         (settings,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses()
-        accelerator = Accelerator(
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        )
+        accelerator = accelerator_of(settings)
         if settings.push_to_hub and accelerator.is_main_process:
             warn_about_token()
         train(settings, accelerator)
@@ -76,15 +76,19 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
     loaders = build_loaders(settings, pool, data.splits.validation, accelerator)
     teacher = load_teacher(settings, data.identity)
     training = prepare(settings, accelerator, model, pool, loaders, teacher)
+    meter = EnergyMeter(settings.country, accelerator) if settings.country else None
+    track = start_tracking(settings, accelerator)
     state.restore(accelerator)
     for epoch in state.remaining_epochs():
         started, size = time.perf_counter(), settings.epoch_sizes[epoch]
         row = {"epoch": epoch + 1, "size": size}
-        row |= train_epoch(training, loaders.of_epoch(epoch, size), epoch, loaders.counterfactuals.get(size))
-        row |= validate(training, loaders.validation) | validate_kinds(training, loaders.kinds)
+        with meter.measuring(row) if meter else nullcontext():
+            row |= train_epoch(training, loaders.of_epoch(epoch, size), epoch, loaders.counterfactuals.get(size))
+            row |= validate(training, loaders.validation) | validate_kinds(training, loaders.kinds)
         row["seconds"] = time.perf_counter() - started
         state.history.append(row)
         accelerator.print(describe(row, len(settings.epoch_sizes)), flush=True)
+        log_epoch(accelerator, row)
         if state.best is row:
             training.save_best(state.folder)
         state.save(accelerator)
@@ -94,7 +98,7 @@ def train(settings: TrainConfig, accelerator: Accelerator) -> None:
     # Imported here, because it imports evaluate and matplotlib: invalid settings should fail at once.
     from training.finish import finish
 
-    finish(training, data, state, initial_weights)
+    finish(training, data, state, initial_weights, track)
 
 
 def load_data(settings: TrainConfig, accelerator: Accelerator) -> TrainingData:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from brain_xai import METHODS, load_checkpoint
 from tests.helpers.scans import LABELS, write_scans
@@ -117,9 +118,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
     """Killed in the first and in the last stage of image sizes."""
     whole, _ = trained
     output = tmp_path / "killed"
-    kill_after(1, command(data, output), output)
-    kill_after(3, command(data, output, "--resume"), output)
-    resumed = run([sys.executable, *command(data, output, "--resume")])
+    tracked = ["--report-to", "tensorboard"]
+    kill_after(1, command(data, output, *tracked), output)
+    kill_after(3, command(data, output, *tracked, "--resume"), output)
+    resumed = run([sys.executable, *command(data, output, *tracked, "--resume")])
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert "Resuming after epoch 3" in resumed.stdout
     first, second = load_file(whole / "model.safetensors"), load_file(output / "model.safetensors")
@@ -128,6 +130,24 @@ def test_killed_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
     assert not (output / "state").exists()
     records = [json.loads((folder / "config.json").read_text())["brain_xai"] for folder in (whole, output)]
     assert records[0]["training"] == records[1]["training"]
+    check_track(output, records[1]["tracking"])
+
+
+def check_track(output, track):
+    """The tracker holds one run with every epoch, its settings, results and figures, and names the checkpoint."""
+    (folder,) = (output.parent / "tracking" / "tensorboard").iterdir()
+    assert {"tracker": "tensorboard", "run": folder.name, "id": track["id"]} == track
+    assert track["run"] in (output / "README.md").read_text()
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    logged = {event.step: event.value for event in events.Scalars("validation/accuracy")}
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert logged == pytest.approx({row["epoch"]: row["validation_accuracy"] for row in metrics["history"]})
+    assert events.Scalars("test/accuracy")[-1].value == pytest.approx(metrics["test"]["accuracy"]["value"])
+    assert "figures/maps" in events.Tags()["images"]
+    (name,) = (events.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"])
+    assert name == f"{output.name}@{load_checkpoint(output).info.revision}"
+    (settings,) = folder.glob("*/hparams.yml")
+    assert "learning_rate: 0.01" in settings.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -124,3 +124,39 @@ def test_two_processes_share_the_work(flags, whole, tmp_path):
     assert pq.read_table(output).to_pylist() == whole.to_pylist()
     assert "3 files could not be read" in done.stdout
     assert "process 1:" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("second")
+    torch.manual_seed(1)
+    preprocessing = Preprocessing((48, 48), (0.5,) * 3, (0.25,) * 3, frame=True)
+    model = timm.create_model("test_resnet", num_classes=4)
+    save_checkpoint(folder, model, label_names=LABELS, preprocessing=preprocessing, brain_xai={"temperature": 2.0})
+    return folder
+
+
+def test_several_checkpoints_answer_with_the_mean_of_their_calibrated_probabilities(
+    flags, checkpoint, second, whole, archive, tmp_path
+):
+    output = tmp_path / "mean.parquet"
+    main([*flags, "--checkpoint", str(checkpoint), str(second), "--output", str(output)])
+    members = [load_checkpoint(checkpoint), load_checkpoint(second)]
+    table = pq.read_table(output)
+    assert table["file"] == whole["file"]
+    for row in table.to_pylist():
+        if row["error"] is None:
+            answers = [member.predict(archive / row["file"]).probabilities for member in members]
+            mean = {label: (answers[0][label] + answers[1][label]) / 2 for label in LABELS}
+            assert {label: row[f"p_{label}"] for label in LABELS} == pytest.approx(mean, abs=1e-5)
+            assert row["label"] == max(mean, key=mean.get)
+    revisions = [member.info.revision for member in members]
+    assert table.schema.metadata[b"revision"].decode() == "+".join(revisions)
+
+
+def test_what_cannot_answer_together_is_refused(flags, checkpoint, second, tmp_path):
+    output = ["--output", str(tmp_path / "refused.parquet")]
+    with pytest.raises(SystemExit, match="A map shows what moved the score of one model"):
+        main([*flags, "--checkpoint", str(checkpoint), str(second), "--maps", "grad_cam", *output])
+    with pytest.raises(SystemExit, match="has other labels, or sees images otherwise"):
+        main([*flags, "--checkpoint", str(checkpoint), "bundled/resnet18", *output])

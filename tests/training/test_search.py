@@ -2,13 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 
 import optuna
 import pytest
 from transformers import HfArgumentParser
 
 from tests.helpers.scans import write_scans
-from tests.helpers.training_runs import SETTINGS
+from tests.helpers.training_runs import ENVIRONMENT, ROOT, SETTINGS
 from training.data.sources import DataError
 from training.learning.settings import TrainConfig
 from training.learning.state import validation_score
@@ -79,3 +82,19 @@ def test_a_search_goes_on_and_ends_with_a_command(tmp_path, space, monkeypatch, 
     assert settings.batch_size in SPACE["batch_size"]
     for name in ("history.png", "trials.csv", "study.db"):
         assert (output / name).stat().st_size > 100
+
+
+def test_a_search_that_is_ended_takes_its_training_along_and_begins_with_its_settings_again(tmp_path, space):
+    data, output = write_scans(tmp_path / "data", train=8, test=2), tmp_path / "search"
+    flags = ["--data-dir", str(data), *SETTINGS, "--sizes", "32:500"]
+    words = ["--space", str(space), "--output-dir", str(output), "--trials", "1", *flags]
+    process = subprocess.Popen([sys.executable, "-m", "training.search", *words], cwd=ROOT, env=ENVIRONMENT)
+    trial = output / "trial-0000"
+    while process.poll() is None and not [*trial.glob("state/epoch-*")]:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait() == 128 + 15
+    assert set(os.listdir(trial)) == {"log.txt"}
+    study = open_study(output, None, "tpe", 0)
+    assert study.trials[0].params
+    assert suggest(study.ask(), read_space(space)) == study.trials[0].params

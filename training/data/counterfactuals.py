@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from training.data.pool import Pool
+from training.data.stack import Resized
 
 # Shares of the scans that a change is possible for, at strength 1.
 REMOVED, PASTED, CONTROL = 0.20, 0.30, 0.15
@@ -39,14 +40,15 @@ class Place:
 class Counterfactuals:
     """Changes batches of training scans: removes tumors, pastes tumors, and patches without meaning as a control.
 
-    `pixels` uint8 [n, 1, S, S] are the scans of the `pool` in one size; patches come from its training scans.
+    `pixels` uint8 [n, 1, S, S], indexed by number or tensor, are the scans of the `pool` in one size; patches come from
+    its training scans.
     """
 
-    def __init__(self, pixels: torch.Tensor, pool: Pool):
+    def __init__(self, pixels: torch.Tensor | Resized, pool: Pool):
         labels, boxes, train = pool.labels, pool.boxes, pool.train
         self.pixels, self.labels, self.boxes, self.healthy = pixels, labels, boxes, pool.healthy
         boxed = train[~np.isnan(boxes[train]).any(axis=1)]
-        axis, score = _mirror_axes(pixels[torch.tensor(boxed)].numpy().reshape(len(boxed), *pixels.shape[-2:]))
+        axis, score = _mirror_axes(pixels[torch.tensor(boxed)].numpy()[:, 0])
         center = (boxes[boxed, 0] + boxes[boxed, 2]) / 2
         reach = REACH * (boxes[boxed, 2] - boxes[boxed, 0]) / 2
         lateral = (score > SYMMETRY) & (np.abs(center - axis) > reach)

@@ -1,4 +1,4 @@
-"""Batches straight from the decoded scans: no worker processes, and no file is opened during an epoch."""
+"""Batches straight from the decoded scans, which stay on the disk: no worker processes, nothing is decoded again."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -15,6 +14,7 @@ from training.data.boxes import box_masks
 from training.data.counterfactuals import Counterfactuals
 from training.data.pool import Pool
 from training.data.sources import DataError
+from training.data.stack import ImageStack, Resized
 from training.learning.settings import TrainConfig
 
 
@@ -36,8 +36,8 @@ class ScanDataset(Dataset):
     With `boxes` [n, 4] (see `load_boxes`), a second channel holds the mask of each image's box.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, size: int, boxes: np.ndarray | None = None):
-        self.pixels, self.labels = _resize(torch.tensor(pixels)[:, None], size), torch.tensor(labels)
+    def __init__(self, pixels: ImageStack | np.ndarray, labels: np.ndarray, size: int, boxes: np.ndarray | None = None):
+        self.pixels, self.labels = Resized(pixels, size), torch.tensor(labels)
         self.boxes = None if boxes is None else torch.tensor(boxes)
 
     def __len__(self) -> int:
@@ -181,10 +181,3 @@ def _loader(dataset: Dataset, batch_size: int, **more) -> DataLoader:
 
 def _identity(batch: Batch) -> Batch:
     return batch
-
-
-def _resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    if size == pixels.shape[-1]:
-        return pixels
-    parts = (F.interpolate(part.float(), (size, size), mode="bicubic", antialias=True) for part in pixels.split(512))
-    return torch.cat([part.round().clamp(0, 255).byte() for part in parts])

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from training.data.duplicate_groups import duplicate_groups
 from training.data.sources import DataError, Scans, load_scans
 from training.data.splits import Splits
+from training.data.stack import ImageStack
 
 # Stands for every class that has a tumor, where a source does not say which kind.
 ANY_TUMOR = "tumor"
@@ -71,8 +72,8 @@ class OtherScans:
     names; `patients` n texts, "" where unknown; `fingerprint` hash of all of it.
     """
 
-    pixels: np.ndarray
-    thumbnails: np.ndarray
+    pixels: ImageStack
+    thumbnails: ImageStack
     allowed: np.ndarray
     files: list[str]
     sources: np.ndarray
@@ -133,8 +134,8 @@ def load_other(sources: Sequence[Source], main: Scans, no_tumor_label: str, size
         files += [f"{source.name}/{file}" for file in scans.files]
         patients += [_patient(source, file) for file in scans.files]
     return OtherScans(
-        pixels=np.concatenate([scans.pixels for scans in parts]),
-        thumbnails=np.concatenate([scans.thumbnails for scans in parts]),
+        pixels=ImageStack.joined([scans.pixels for scans in parts]),
+        thumbnails=ImageStack.joined([scans.thumbnails for scans in parts]),
         allowed=np.concatenate(allowed),
         files=files,
         sources=np.repeat(names, [len(scans.files) for scans in parts]),
@@ -151,7 +152,7 @@ def split_other(
     A unit with a picture of the main test set is held out, one with a picture of the main validation set serves
     validation, and the rest is drawn. The same seed gives the same split anywhere.
     """
-    groups = duplicate_groups(np.concatenate([main.thumbnails, other.thumbnails]))
+    groups = duplicate_groups(ImageStack.joined([main.thumbnails, other.thumbnails]))
     of_main, of_other = groups[: len(main.files)], groups[len(main.files) :]
     units = _units(of_other, other.patients)
     in_test = np.isin(units, units[np.isin(of_other, of_main[splits.test])])

@@ -19,6 +19,7 @@ from training.data.other_sources import (
 )
 from training.data.sources import DataError
 from training.data.splits import TrainingData
+from training.data.stack import ImageStack
 from training.learning.settings import TrainConfig
 
 
@@ -33,7 +34,7 @@ class Pool:
     other sources.
     """
 
-    pixels: np.ndarray
+    pixels: ImageStack
     labels: np.ndarray
     label_sets: np.ndarray
     boxes: np.ndarray | None
@@ -74,7 +75,7 @@ def make_pool(settings: TrainConfig, data: TrainingData, report: Callable[[str],
     for line in describe_sources(sources, other, parts):
         report(line)
     return Pool(
-        pixels=np.concatenate([scans.pixels, other.pixels]),
+        pixels=ImageStack.joined([scans.pixels, other.pixels]),
         labels=labels,
         label_sets=sets,
         boxes=boxes,

@@ -1,4 +1,4 @@
-"""Images from a folder, the Hub or Kaggle: opened once and decoded to a uint8 cache."""
+"""Images from a folder, the Hub or Kaggle: opened once and decoded to a uint8 cache on the disk."""
 
 import glob
 import hashlib
@@ -15,10 +15,11 @@ from PIL import Image
 from brain_xai.framing import FRAME_VERSION, frame
 from brain_xai.preprocess import FORMATS, Preprocessing, UnreadableImage, read_image, to_view
 from training.data.duplicate_groups import THUMBNAIL_SIZE, thumbnail
+from training.data.stack import ImageStack
 
 # With fewer images than this, starting worker processes costs more time than decoding.
 MIN_IMAGES_FOR_WORKERS = 1000
-DECODING_WORKERS = 2
+DECODING_WORKERS = min(os.cpu_count() or 1, 8)
 # The cache holds pixels before normalization.
 NO_NORMALIZATION = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -31,14 +32,15 @@ class DataError(ValueError):
 class Scans:
     """Every readable image of a data set.
 
-    `pixels` uint8 [n, H, W] gray, exactly the classifier's view; `thumbnails` uint8 [n, 96, 96]; `labels` int64 [n];
+    `pixels` uint8 [n, H, W] gray, exactly the classifier's view, and `thumbnails` uint8 [n, 96, 96] are read from the
+    cache when they are used, and need not fit into memory; `labels` int64 [n];
     `files` n names; `official_split` n times "train" or "test"; `skipped` (file, reason) of what could not be used;
     `fingerprint` hash of names, labels and bytes. `frames` float32 [n, 4] is the part of each file that `pixels` shows:
     left, top, right, bottom in fractions of its width and height, below 0 and above 1 where it was padded.
     """
 
-    pixels: np.ndarray
-    thumbnails: np.ndarray
+    pixels: ImageStack
+    thumbnails: ImageStack
     labels: np.ndarray
     label_names: tuple[str, ...]
     files: list[str]
@@ -166,8 +168,8 @@ def _collect(
     if root is not None:
         skipped += [(name, "not an image file") for name in _other_files(root, files)]
     return Scans(
-        pixels=_stack(readable["pixels"][:], size),
-        thumbnails=_stack(readable["thumbnail"][:], THUMBNAIL_SIZE),
+        pixels=ImageStack.of_column(rows.data.column("pixels"), size),
+        thumbnails=ImageStack.of_column(rows.data.column("thumbnail"), THUMBNAIL_SIZE),
         labels=labels,
         label_names=label_names,
         files=readable_files,
@@ -176,10 +178,6 @@ def _collect(
         fingerprint=hashlib.sha256(repr(lines).encode()).hexdigest(),
         frames=np.asarray(readable["frame"][:], dtype=np.float32),
     )
-
-
-def _stack(buffers: Sequence[bytes], side: int) -> np.ndarray:
-    return np.frombuffer(b"".join(buffers), dtype=np.uint8).reshape(-1, side, side)
 
 
 def _relative(file: str, root: Path | None) -> str:

@@ -75,8 +75,8 @@ def measure_files(scans: Scans, files: Sequence[Path]) -> tuple[dict[str, np.nda
     return {
         "width": width,
         "height": height,
-        "brightness": scans.pixels.mean(axis=(1, 2)),
-        "contrast": scans.pixels.std(axis=(1, 2)),
+        "brightness": np.array([image.mean() for image in scans.pixels]),
+        "contrast": np.array([image.std() for image in scans.pixels]),
         "sharpness": np.array([_sharpness(image) for image in scans.pixels]),
     }, np.array(modes)
 
@@ -112,7 +112,7 @@ def cues_by_frame(scans: Scans, groups: np.ndarray, files: Sequence[Path], data_
     """Return how well the class follows from what says nothing about the brain, before and after framing."""
     framed = load_scans(data_dir=data_dir, size=SIZE, framed=True)
     given = {
-        "as it is": cues_of_view(scans.pixels) | cues_of_files(files),
-        "framed": cues_of_view(framed.pixels),
+        "as it is": cues_of_view(np.asarray(scans.pixels)) | cues_of_files(files),
+        "framed": cues_of_view(np.asarray(framed.pixels)),
     }
     return {name: class_from_cues(cues, scans.labels, groups, seed) for name, cues in given.items()}

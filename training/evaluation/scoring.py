@@ -4,9 +4,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from brain_xai.classifier import Classifier
+from brain_xai.checkpoint import load_checkpoint
+from brain_xai.classifier import Classifier, Prediction
 from brain_xai.explanation import explain
-from brain_xai.forward import ModelOutput
+from brain_xai.methods import METHODS
 from brain_xai.preprocess import ModelInput, UnreadableImage, prepare
 from training.data.archive import Archive
 from training.data.sources import DataError
@@ -28,7 +30,8 @@ class Job:
     """What is to be answered, and how; two jobs with the same record give the same rows.
 
     Attributes:
-        checkpoint: A folder, `bundled/<name>`, or `org/repo@revision`.
+        checkpoints: Folders, `bundled/<name>`, or `org/repo@revision`; several answer together, with the mean of their
+            calibrated probabilities.
         archive: The images.
         output: The Parquet file.
         maps: The method whose maps are stored, None for none.
@@ -37,7 +40,7 @@ class Job:
         chunk: Images of one chunk: what a kill costs at most, for each process.
     """
 
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     archive: Archive
     output: Path
     maps: str | None = None
@@ -95,10 +98,34 @@ class _Views(Dataset):
             return index, None, f"The file cannot be read: {type(error).__name__}."
 
 
-def answer_chunk(job: Job, classifier: Classifier, indices: range) -> pa.Table:
+def load_members(job: Job, device: torch.device) -> list[Classifier]:
+    """Load the checkpoints of a job.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be loaded.
+        DataError: The checkpoints cannot answer together, or the method of the maps cannot work on the model.
+    """
+    members = [load_checkpoint(checkpoint, device=device) for checkpoint in job.checkpoints]
+    first = members[0]
+    for other in members[1:]:
+        if (other.label_names, other.preprocessing) != (first.label_names, first.preprocessing):
+            raise DataError(f"{other.info.id} has other labels, or sees images otherwise, than {first.info.id}.")
+    if job.maps and len(members) > 1:
+        raise DataError("A map shows what moved the score of one model. Give one --checkpoint with --maps.")
+    if job.maps and (reason := METHODS[job.maps].reason_unsupported(first)):
+        raise DataError(reason)
+    return members
+
+
+def revision_of(members: Sequence[Classifier]) -> str:
+    """Return the revisions of the weights that answer."""
+    return "+".join(member.info.revision for member in members)
+
+
+def answer_chunk(job: Job, members: Sequence[Classifier], indices: range) -> pa.Table:
     """Return the rows of one chunk."""
     loader = DataLoader(
-        _Views(job.archive, indices, classifier),
+        _Views(job.archive, indices, members[0]),
         batch_size=job.batch_size,
         num_workers=min(job.workers, len(indices)),
         collate_fn=list,
@@ -106,31 +133,37 @@ def answer_chunk(job: Job, classifier: Classifier, indices: range) -> pa.Table:
     rows = []
     for batch in loader:
         readable = [model_input for _, model_input, _ in batch if model_input is not None]
-        output = classifier.forward(torch.cat([each.pixel_values for each in readable])) if readable else None
+        pixel_values = torch.cat([each.pixel_values for each in readable]) if readable else None
+        outputs = [member.forward(pixel_values) for member in members] if readable else []
         position = 0
         for index, model_input, error in batch:
             row = {"file": job.archive.names[index], "error": error or None}
             if model_input is not None:
-                row |= describe(job, classifier, output.single(position), model_input)
+                answers = zip(members, outputs, strict=True)
+                row |= describe([member.prediction(output.single(position), model_input) for member, output in answers])
+                row |= map_of(job, members[0], model_input)
                 position += 1
             rows.append(row)
-    return pa.Table.from_pylist(rows, schema=schema_of(classifier, job.maps))
+    return pa.Table.from_pylist(rows, schema=schema_of(members, job.maps))
 
 
-def describe(job: Job, classifier: Classifier, output: ModelOutput, model_input: ModelInput) -> dict:
-    """Return the columns of one readable image."""
-    prediction = classifier.prediction(output, model_input)
-    columns = {
-        "label": prediction.label,
-        **{column_of(label): p for label, p in prediction.probabilities.items()},
-        "warnings": [warning.code for warning in prediction.warnings],
-    }
-    if job.maps is not None:
-        explanation = explain(for_views(classifier), model_input.view, job.maps)
-        buffer = io.BytesIO()
-        np.save(buffer, explanation.attribution.astype(np.float16))
-        columns |= {"map": buffer.getvalue(), "map_scale": explanation.scale}
-    return columns
+def describe(predictions: Sequence[Prediction]) -> dict:
+    """Return the columns of one readable image: mean probabilities, and the warnings of any of the models."""
+    labels = predictions[0].probabilities
+    mean = {label: fmean(prediction.probabilities[label] for prediction in predictions) for label in labels}
+    codes = dict.fromkeys(warning.code for prediction in predictions for warning in prediction.warnings)
+    columns = {column_of(label): probability for label, probability in mean.items()}
+    return {"label": max(mean, key=mean.get), **columns, "warnings": list(codes)}
+
+
+def map_of(job: Job, classifier: Classifier, model_input: ModelInput) -> dict:
+    """Return the columns of the map of one image, none if no maps are wanted."""
+    if job.maps is None:
+        return {}
+    explanation = explain(for_views(classifier), model_input.view, job.maps)
+    buffer = io.BytesIO()
+    np.save(buffer, explanation.attribution.astype(np.float16))
+    return {"map": buffer.getvalue(), "map_scale": explanation.scale}
 
 
 def column_of(label: str) -> str:
@@ -138,22 +171,23 @@ def column_of(label: str) -> str:
     return f"p_{label}"
 
 
-def schema_of(classifier: Classifier, maps: str | None) -> pa.Schema:
+def schema_of(members: Sequence[Classifier], maps: str | None) -> pa.Schema:
     """Return the columns of the table; its metadata say which weights answered."""
     columns = [("file", pa.string()), ("error", pa.string()), ("label", pa.string())]
-    columns += [(column_of(label), pa.float64()) for label in classifier.label_names]
+    columns += [(column_of(label), pa.float64()) for label in members[0].label_names]
     columns.append(("warnings", pa.list_(pa.string())))
     if maps is not None:  # the bytes of a .npy file, float16 [H, W], in multiples of which `map_scale` is full color
         columns += [("map", pa.binary()), ("map_scale", pa.float64())]
-    about = {"checkpoint": classifier.info.id, "revision": classifier.info.revision, "maps": maps or ""}
+    ids = " ".join(member.info.id for member in members)
+    about = {"checkpoint": ids, "revision": revision_of(members), "maps": maps or ""}
     return pa.schema(columns, metadata=about)
 
 
-def answer_missing(job: Job, classifier: Classifier, chunks: list[int], done: Callable[[int], None]) -> None:
+def answer_missing(job: Job, members: Sequence[Classifier], chunks: list[int], done: Callable[[int], None]) -> None:
     """Answer those of `chunks` that have no file yet; `done` is told the number of images after each."""
     for chunk in chunks:
         if not job.part(chunk).exists():
-            table = answer_chunk(job, classifier, job.chunks[chunk])
+            table = answer_chunk(job, members, job.chunks[chunk])
             buffer = io.BytesIO()
             pq.write_table(table, buffer)
             write_whole(job.part(chunk), buffer.getvalue())

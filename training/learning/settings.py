@@ -12,7 +12,7 @@ from training.data.sources import DataError
 from training.data.splits import parse_split
 
 # Where a run writes and what it publishes: fields that do not change the result.
-OUTPUT_FIELDS = ("output_dir", "resume", "test", "push_to_hub", "private", "revision")
+OUTPUT_FIELDS = ("output_dir", "resume", "test", "report_to", "country", "push_to_hub", "private", "revision")
 # Fields that may hold a path of this machine. Only its last part is published.
 PATH_FIELDS = ("output_dir", "data_dir", "source", "init_weights", "teacher", "boxes")
 CHECKPOINT_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@\S+)?")
@@ -80,6 +80,13 @@ class TrainConfig:
     patience: int = field(default=10, metadata={"help": "Epochs without a better macro-F1 before stopping."})
     resume: bool = field(default=False, metadata={"help": "Continue after the last finished epoch in --output-dir."})
     test: bool = field(default=True, metadata={"help": "Write the checkpoint at the end, measured on the test split."})
+
+    report_to: Literal["none", "tensorboard", "trackio", "wandb", "mlflow"] = field(
+        default="none", metadata={"help": "Track the run on this disk, in the folder tracking beside --output-dir."}
+    )
+    country: str | None = field(
+        default=None, metadata={"help": "Measure energy and CO2 for the power of a country such as DEU (codecarbon)."}
+    )
 
     push_to_hub: str | None = field(default=None, metadata={"help": "Publish the checkpoint as org/name at the end."})
     private: bool = field(default=False, metadata={"help": "Make a new repository on the Hub private."})

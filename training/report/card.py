@@ -120,6 +120,18 @@ def _front_matter(config: dict, runs: list[dict]) -> ModelCardData:
     hub_dataset = config["brain_xai"].get("training", {}).get("dataset")
     results = [result for run in runs for result in _eval_results(run)]
     base_model = _base_model(runs[0]["init"])
+    energy = runs[0]["training"].get("energy")
+    # The Hub's field: grams.
+    emissions = (
+        {
+            "emissions": round(1000 * energy["co2_kg"], 3),
+            "source": f"codecarbon {energy['codecarbon']}",
+            "training_type": "pre-training" if runs[0]["init"] == "random weights" else "fine-tuning",
+            "geographical_location": energy["country"],
+        }
+        if energy
+        else None
+    )
     return ModelCardData(
         license=LICENSE,
         library_name="timm",
@@ -128,6 +140,7 @@ def _front_matter(config: dict, runs: list[dict]) -> ModelCardData:
         base_model=base_model,
         base_model_relation="finetune" if base_model else None,
         datasets=[hub_dataset] if hub_dataset else None,
+        co2_eq_emissions=emissions,
         metrics=sorted({result.metric_type for result in results}),
         model_name=config["architecture"],
         eval_results=results,
@@ -204,6 +217,14 @@ def _frequent_errors(test: dict) -> str:
     return "; ".join(f"`{true}` classified as `{predicted}` ({n:,})" for n, true, predicted in sorted(errors)[:-4:-1])
 
 
+def _energy(used: dict) -> str:
+    """Say what the training used, as codecarbon measured it."""
+    if not used:
+        return "not measured"
+    amounts = f"{used['energy_kwh']:.3g} kWh, {used['co2_kg']:.3g} kg CO2-equivalent"
+    return f"{amounts} with the power of {used['country']} (codecarbon {used['codecarbon']})"
+
+
 def _misses(test: dict, no_tumor_label: str) -> str:
     """Name how many images of each tumor class were classified as the class without a tumor."""
     labels = test["label_names"]
@@ -234,4 +255,5 @@ FILTERS = {
     "robustness_table": robustness_table,
     "frequent_errors": _frequent_errors,
     "misses": _misses,
+    "energy": _energy,
 }
