@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from brain_xai.checkpoint import load_checkpoint
 from brain_xai.classifier import Classifier, Prediction
-from brain_xai.explanation import explain
+from brain_xai.explanation import color_scale, explain
+from brain_xai.forward import ModelOutput
 from brain_xai.methods import METHODS
 from brain_xai.preprocess import ModelInput, UnreadableImage, prepare
 from training.data.archive import Archive
@@ -141,7 +142,8 @@ def answer_chunk(job: Job, members: Sequence[Classifier], indices: range) -> pa.
             if model_input is not None:
                 answers = zip(members, outputs, strict=True)
                 row |= describe([member.prediction(output.single(position), model_input) for member, output in answers])
-                row |= map_of(job, members[0], model_input)
+                if job.maps is not None:
+                    row |= map_of(job.maps, members[0], outputs[0].single(position), model_input)
                 position += 1
             rows.append(row)
     return pa.Table.from_pylist(rows, schema=schema_of(members, job.maps))
@@ -156,14 +158,17 @@ def describe(predictions: Sequence[Prediction]) -> dict:
     return {"label": max(mean, key=mean.get), **columns, "warnings": list(codes)}
 
 
-def map_of(job: Job, classifier: Classifier, model_input: ModelInput) -> dict:
-    """Return the columns of the map of one image, none if no maps are wanted."""
-    if job.maps is None:
-        return {}
-    explanation = explain(for_views(classifier), model_input.view, job.maps)
+def map_of(method: str, classifier: Classifier, output: ModelOutput, model_input: ModelInput) -> dict:
+    """Return the columns of the map of one image, from its forward pass where the method needs no other."""
+    together = METHODS[method].attribute_all_classes(classifier, output)
+    if together:
+        attribution, scale = together[0][int(output.logits[0].argmax())], color_scale(classifier, method)
+    else:
+        explanation = explain(for_views(classifier), model_input.view, method)
+        attribution, scale = explanation.attribution, explanation.scale
     buffer = io.BytesIO()
-    np.save(buffer, explanation.attribution.astype(np.float16))
-    return {"map": buffer.getvalue(), "map_scale": explanation.scale}
+    np.save(buffer, attribution.astype(np.float16))
+    return {"map": buffer.getvalue(), "map_scale": scale}
 
 
 def column_of(label: str) -> str:
