@@ -56,7 +56,7 @@ def accelerator_of(settings: TrainConfig) -> Accelerator:
         mixed_precision=settings.mixed_precision,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         log_with=None if tracker == "none" else tracker,
-        project_dir=_store(settings) / tracker,
+        project_dir=None if tracker == "none" else _store(settings) / tracker,
     )
 
 
@@ -92,7 +92,9 @@ def start_tracking(settings: TrainConfig, accelerator: Accelerator) -> Track | N
 def log_epoch(accelerator: Accelerator, row: Mapping) -> None:
     """Log the numbers of an epoch as `train/loss`, `validation/accuracy` and so on."""
     flat = {name: value for name, value in row.items() if isinstance(value, int | float)}
-    flat |= {f"validation_kind_{kind}": share for kind, share in row.get("validation_kinds", {}).items()}
+    flat |= {
+        f"validation_kind_{kind.replace('|', ' or ')}": share for kind, share in row.get("validation_kinds", {}).items()
+    }
     accelerator.log({_grouped(name): value for name, value in flat.items() if name != "epoch"}, step=row["epoch"])
 
 
