@@ -38,7 +38,6 @@ from training.learning.state import saved_history, validation_score
 ROOT = Path(__file__).resolve().parent.parent
 # How often the history of a running trial is read.
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 60
 # With fewer completed trials, the importance of settings is chance.
 MIN_FOR_IMPORTANCE = 8
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -136,8 +135,7 @@ def open_study(output: Path, storage: str | None, sampler: str, seed: int) -> op
     output.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{output.resolve() / 'study.db'}"
     study = optuna.create_study(
-        # By the heartbeat other machines see which trials have died with theirs.
-        storage=optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_SECONDS),
+        storage=url,
         study_name=output.resolve().name,
         direction="maximize",
         load_if_exists=True,

@@ -32,7 +32,7 @@ class EnergyMeter:
         self._accelerator, self._tracker = accelerator, None
         if accelerator.is_local_main_process:
             self._tracker = OfflineEmissionsTracker(
-                country_iso_code=country, save_to_file=False, log_level="error", allow_multiple_runs=True
+                country_iso_code=country, output_methods=[], log_level="error", allow_multiple_runs=True
             )
 
     @contextmanager
