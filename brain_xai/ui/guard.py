@@ -18,7 +18,7 @@ TOO_LARGE = "This request is too large. Send fewer or smaller files at once."
 TOO_SLOW = "This request took too long to arrive. Check your connection and send it again."
 REFUSALS = {413: TOO_LARGE, 408: TOO_SLOW}
 # Behind these Gradio opens any public address for its caller, in the name of this server.
-FETCHING = ("/gradio_api/file=http:", "/gradio_api/file=https:", "/gradio_api/proxy=")
+FETCHING = ("/gradio_api/file=http", "/gradio_api/file/http", "/gradio_api/proxy=")
 
 
 def limit_headers() -> None:

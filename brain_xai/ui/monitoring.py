@@ -153,9 +153,9 @@ class Monitor:
     def where(self) -> str:
         """Return in a sentence where the counters are copied to."""
         if self.hub is None:
-            return "They are kept on this machine only."
+            return "The counters are kept on this machine only."
         state = "" if self.hub.is_connected else ", which cannot be reached at the moment"
-        return f"They are kept on this machine and copied to the data set {self.hub.repo_id} on the Hub{state}."
+        return f"The counters are kept on this machine and copied to the data set {self.hub.repo_id} on the Hub{state}."
 
     async def _save(self) -> None:
         while True:

@@ -139,15 +139,8 @@ def _requests(shown: View) -> str:
 
 def _answers(shown: View) -> str:
     total = shown.total
-    rows = []
     checkpoints = sorted(_names(total, "labels"), key=lambda name: -_answered(total, name))
-    for checkpoint in checkpoints:
-        for label in sorted({key[2] for key in total if key[:2] == ("labels", checkpoint)}):
-            count = total["labels", checkpoint, label]
-            share, mean = count / _answered(total, checkpoint), total["probability", checkpoint, label] / count
-            meter = f'{share:.0%} <meter value="{share:.3f}" aria-hidden="true"></meter>'
-            rows.append([checkpoint, label, f"{count:,.0f}", _Html(meter), f"{mean:.2f}"])
-    if not rows:
+    if not checkpoints:
         return "<section><h2>Answers</h2><p>No image was classified in this time.</p></section>"
     means = [
         shown.over_time(checkpoint, lambda counts, name=checkpoint: _mean(counts, name), color)
@@ -155,11 +148,19 @@ def _answers(shown: View) -> str:
     ]
     others = f"<p>The {MAX_CHECKPOINTS} most used are drawn.</p>" if len(checkpoints) > MAX_CHECKPOINTS else ""
     chart = lines(means, Axis(shown.axis.slots, top=1.0))
-    head = ["checkpoint", "class", "answers", "share", "mean probability"]
-    return (
-        f"<section><h2>Answers</h2>{_table(head, rows, texts=2)}"
-        f"<h3>Mean probability of the answers</h3>{chart}{others}</section>"
-    )
+    tables = "".join(f"<h3>{escape(name)}</h3>{_classes(total, name)}" for name in checkpoints)
+    return f"<section><h2>Answers</h2>{tables}<h3>Mean probability of the answers</h3>{chart}{others}</section>"
+
+
+def _classes(total: Counter[Key], checkpoint: str) -> str:
+    """Return a table of the answers of a checkpoint."""
+    rows = []
+    for label in sorted({key[2] for key in total if key[:2] == ("labels", checkpoint)}):
+        count = total["labels", checkpoint, label]
+        share, mean = count / _answered(total, checkpoint), total["probability", checkpoint, label] / count
+        meter = f'{share:.0%} <meter value="{share:.3f}" aria-hidden="true"></meter>'
+        rows.append([label, f"{count:,.0f}", _Html(meter), f"{mean:.2f}"])
+    return _table(["class", "answers", "share", "mean probability"], rows)
 
 
 def _warnings(total: Counter[Key]) -> str:
@@ -182,9 +183,9 @@ class _Html(str):
     """A cell that is HTML already."""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
-    """Return a table whose first `texts` columns hold words, the others numbers."""
-    kinds = ["" if column < texts else ' class="n"' for column in range(len(head))]
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column holds words, the others numbers."""
+    kinds = ["", *[' class="n"'] * (len(head) - 1)]
     heads = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(head, kinds, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"

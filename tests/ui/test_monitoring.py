@@ -189,7 +189,8 @@ def test_calls_refusals_answers_and_warnings_are_on_the_page(monitored, tiny, sc
     assert all(time.endswith("s") for time in shown["/predict"][4:])
     name, revision = Path(tiny).name, prediction["checkpoint"]["revision"][:8]
     mean = prediction["probabilities"][prediction["label"]]
-    assert shown[f"{name} ({revision})"] == [prediction["label"], "6", "100%", f"{mean:.2f}"]
+    assert shown[prediction["label"]] == ["6", "100%", f"{mean:.2f}"]
+    assert f"<h3>{name} ({revision})</h3>" in httpx.get(f"{address}monitoring", headers=BEARER).text
     for warning in prediction["warnings"]:
         assert shown[warning["code"]][0] == "6"
     assert not [row for row in table["rows"] if row["error"]]
