@@ -28,7 +28,7 @@ from brain_xai.ui.inputs import (
     read_uploads,
 )
 from brain_xai.ui.jobs import Progress
-from brain_xai.ui.monitoring import count_answer
+from brain_xai.ui.monitoring.monitor import count_answer
 
 # A finer grid of windows would keep everybody else waiting for minutes.
 MIN_STRIDE = 1 / 32

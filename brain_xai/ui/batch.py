@@ -14,7 +14,7 @@ from pathlib import Path
 from brain_xai.classifier import Classifier
 from brain_xai.preprocess import MAX_FILE_BYTES, UnreadableImage
 from brain_xai.ui.jobs import Progress
-from brain_xai.ui.monitoring import count_answer
+from brain_xai.ui.monitoring.monitor import count_answer
 
 MAX_IMAGES = 1000
 MAX_NAME_LENGTH = 255

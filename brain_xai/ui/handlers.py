@@ -14,7 +14,7 @@ from brain_xai.ui.case_strip import served_cases, strip_html
 from brain_xai.ui.cases import Case, verdicts
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
 from brain_xai.ui.language import _
-from brain_xai.ui.monitoring import count_answer
+from brain_xai.ui.monitoring.monitor import count_answer
 from brain_xai.ui.session import FIRST_METHOD, PageUpdate, Question, Session
 from brain_xai.ui.updates import HIDDEN, NO_JOB, NOTHING_BESIDE, NOTHING_COVERED, SHOWN
 from brain_xai.ui.viewer import scan_html

@@ -155,30 +155,28 @@ def _controls() -> Components:
             outline = gr.Checkbox(False, label=label(texts.OUTLINE_LABEL), elem_id="outline")
             as_model = gr.Checkbox(False, label=label(texts.AS_MODEL_LABEL), elem_id="as-model")
             show_box = gr.Checkbox(False, label=label(texts.SHOW_BOX), visible=False, elem_id="show-box")
-    caption = gr.HTML(elem_id="caption")
-    with gr.Row(elem_id="actions"):
-        cover = gr.Button(label(texts.COVER_STRONGEST), size="sm", elem_id="cover")
-        uncover = gr.Button(label(texts.UNCOVER), size="sm", visible=False, elem_id="uncover")
-        compare = gr.Button(label(texts.COMPARE), size="sm", elem_id="compare")
-        save_map = gr.Button(label(texts.SAVE_MAP), size="sm", elem_id="save-map")
-        save_numbers = gr.Button(label(texts.SAVE_NUMBERS), size="sm", elem_id="save-numbers")
-        save_report = gr.Button(label(texts.SAVE_REPORT), size="sm", elem_id="save-report")
-        file = gr.DownloadButton("", visible="hidden", elem_id="file")
     return {
         "method": method,
         "opacity": opacity,
-        "caption": caption,
         "outline": outline,
         "as_model": as_model,
         "show_box": show_box,
-        "cover": cover,
-        "uncover": uncover,
-        "compare": compare,
-        "save_map": save_map,
-        "save_numbers": save_numbers,
-        "save_report": save_report,
-        "file": file,
+        "caption": gr.HTML(elem_id="caption"),
+        **_actions(),
     }
+
+
+def _actions() -> Components:
+    with gr.Row(elem_id="actions"):
+        return {
+            "cover": gr.Button(label(texts.COVER_STRONGEST), size="sm", elem_id="cover"),
+            "uncover": gr.Button(label(texts.UNCOVER), size="sm", visible=False, elem_id="uncover"),
+            "compare": gr.Button(label(texts.COMPARE), size="sm", elem_id="compare"),
+            "save_map": gr.Button(label(texts.SAVE_MAP), size="sm", elem_id="save-map"),
+            "save_numbers": gr.Button(label(texts.SAVE_NUMBERS), size="sm", elem_id="save-numbers"),
+            "save_report": gr.Button(label(texts.SAVE_REPORT), size="sm", elem_id="save-report"),
+            "file": gr.DownloadButton("", visible="hidden", elem_id="file"),
+        }
 
 
 def _gallery() -> Components:

@@ -12,14 +12,15 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from brain_xai.ui import mcp, monitoring_route
+from brain_xai.ui import mcp
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
 from brain_xai.ui.guard import Guard, limit_headers
 from brain_xai.ui.handlers import warm_up
 from brain_xai.ui.language import labels
 from brain_xai.ui.link_preview import ROUTE, add_link_preview
-from brain_xai.ui.monitoring import CountStatuses, Monitor, count_calls
-from brain_xai.ui.monitoring_settings import Settings
+from brain_xai.ui.monitoring import route as monitoring_route
+from brain_xai.ui.monitoring.monitor import CountStatuses, Monitor, count_calls
+from brain_xai.ui.monitoring.settings import Settings
 from brain_xai.ui.privacy import is_isolated, sweeping
 from brain_xai.ui.visitors import NoStore, forget_names
 

@@ -22,7 +22,7 @@ from brain_xai.study import (
     to_nifti,
 )
 from brain_xai.ui.inputs import UserError
-from brain_xai.ui.monitoring import count_answer
+from brain_xai.ui.monitoring.monitor import count_answer
 
 # A study of the page lies in the memory of the server; a scan of the head has about 30 MB.
 MAX_VOLUME_BYTES = 160 * 2**20

@@ -18,7 +18,7 @@ from brain_xai.ui import studies
 from brain_xai.ui.inputs import UserError, get_classifier
 from brain_xai.ui.jobs import LANE, PAGE, QUICK, BackgroundJob, Progress, Waiting
 from brain_xai.ui.language import _, label, localized, translated
-from brain_xai.ui.monitoring import count_refusal
+from brain_xai.ui.monitoring.monitor import count_refusal
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.study_shelf import Shelf
 from brain_xai.unreadable import Series

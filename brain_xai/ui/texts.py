@@ -9,7 +9,7 @@ from brain_xai.methods import METHODS
 from brain_xai.preprocess import FORMATS_TEXT, MAX_FILE_BYTES
 from brain_xai.ui.cases import NOT_A_BRAIN
 from brain_xai.ui.language import _, translated
-from brain_xai.ui.monitoring_settings import Settings
+from brain_xai.ui.monitoring.settings import Settings
 from brain_xai.ui.privacy import KEPT_MINUTES
 
 TITLE = "Brain XAI"

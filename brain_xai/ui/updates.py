@@ -19,7 +19,7 @@ from brain_xai.ui.case_strip import truth_html
 from brain_xai.ui.inputs import UserError, explain_or_refuse, get_classifier, read_upload
 from brain_xai.ui.jobs import BackgroundJob, Progress, Waiting
 from brain_xai.ui.language import _
-from brain_xai.ui.monitoring import count_refusal
+from brain_xai.ui.monitoring.monitor import count_refusal
 from brain_xai.ui.session import PageUpdate, Question, Session
 from brain_xai.ui.viewer import map_html, scan_html
 

@@ -14,8 +14,8 @@ import brain_xai
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Each import sits in a try block that says what to install.
-OPTIONAL = {"kagglehub", "pytorch_grad_cam", "spaces", "torchcam"}
+# Before each import, or in its try block, somebody is told what to install.
+OPTIONAL = {"codecarbon", "kagglehub", "mlflow", "pytorch_grad_cam", "spaces", "torchcam", "trackio"}
 OURS = {"app", "brain_xai", "training", "tests"}
 
 

@@ -14,15 +14,17 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from brain_xai import load_checkpoint
-from brain_xai.ui import monitoring as monitoring_module
-from brain_xai.ui import monitoring_page, monitoring_route, texts
-from brain_xai.ui import monitoring_store as store_module
+from brain_xai.ui import texts
 from brain_xai.ui.language import _language
-from brain_xai.ui.monitoring import Monitor, count_answer, count_calls
-from brain_xai.ui.monitoring_counts import added, bucket_of, from_lines, quantile, to_lines
-from brain_xai.ui.monitoring_hub import HubCopy
-from brain_xai.ui.monitoring_settings import Settings
-from brain_xai.ui.monitoring_store import Store
+from brain_xai.ui.monitoring import monitor as monitoring_module
+from brain_xai.ui.monitoring import page as monitoring_page
+from brain_xai.ui.monitoring import route as monitoring_route
+from brain_xai.ui.monitoring import store as store_module
+from brain_xai.ui.monitoring.counts import added, bucket_of, from_lines, quantile, to_lines
+from brain_xai.ui.monitoring.hub import HubCopy
+from brain_xai.ui.monitoring.monitor import Monitor, count_answer, count_calls
+from brain_xai.ui.monitoring.settings import Settings
+from brain_xai.ui.monitoring.store import Store
 from tests.helpers.at_hub import use
 from tests.helpers.local_hub.__main__ import serve
 from tests.helpers.served import served, wait_until

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from brain_xai.ui.monitoring_counts import Hours, added, from_lines, hour_now, to_lines
+from brain_xai.ui.monitoring.counts import Hours, added, from_lines, hour_now, to_lines
 
 PREFIX, SUFFIX = "counters-", ".jsonl"
 # What is kept on the disk: the oldest files go first. An hour of busy use has about two kilobytes.

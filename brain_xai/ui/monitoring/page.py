@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 
-from brain_xai.ui.monitoring_counts import Hours, Key, quantile
-from brain_xai.ui.monitoring_figures import Axis, Series, bars, lines
+from brain_xai.ui.monitoring.counts import Hours, Key, quantile
+from brain_xai.ui.monitoring.figures import Axis, Series, bars, lines
 
-STYLE = Path(__file__).with_name("monitoring.css").read_text(encoding="utf-8")
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 # What can be looked at: the format of a slot of time in the keys of the counters, its length, and how many are shown.
 RANGES = {
     "hours": ("%Y-%m-%dT%H", timedelta(hours=1), 48, "48 hours"),

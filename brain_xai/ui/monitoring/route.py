@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from brain_xai.ui import monitoring_page
-from brain_xai.ui.monitoring import Monitor
+from brain_xai.ui.monitoring import page
+from brain_xai.ui.monitoring.monitor import Monitor
 
 COOKIE = "brain_xai_monitoring"
 COOKIE_SECONDS = 12 * 3600
@@ -64,10 +64,10 @@ class Door:
             await asyncio.sleep(REFUSAL_SECONDS)
             return PlainTextResponse(WRONG_TOKEN, 401, HEADERS)
         if not by_header and not hmac.compare_digest(_digest(request.cookies.get(COOKIE, "").encode()), self._known):
-            return HTMLResponse(monitoring_page.login_page("monitoring/login"), 401, HEADERS)
+            return HTMLResponse(page.login_page("monitoring/login"), 401, HEADERS)
         chosen = request.query_params.get("range", "hours")
-        page = await asyncio.to_thread(self._page, chosen if chosen in monitoring_page.RANGES else "hours")
-        return HTMLResponse(page, headers=HEADERS)
+        shown = await asyncio.to_thread(self._page, chosen if chosen in page.RANGES else "hours")
+        return HTMLResponse(shown, headers=HEADERS)
 
     async def log_in(self, request: Request) -> Response:
         """Set the cookie if the form holds the token."""
@@ -79,7 +79,7 @@ class Door:
         given = parse_qs(content.decode(errors="replace")).get("token", [""])[0]
         if not self._is_token(given):
             await asyncio.sleep(REFUSAL_SECONDS)
-            return HTMLResponse(monitoring_page.login_page("login", WRONG_TOKEN), 401, HEADERS)
+            return HTMLResponse(page.login_page("login", WRONG_TOKEN), 401, HEADERS)
         answer = RedirectResponse("../monitoring", 303, HEADERS)
         secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
         # Without a path a browser sends the cookie to this page only, below whatever path a proxy serves it.
@@ -99,8 +99,8 @@ class Door:
 
     def _page(self, chosen: str) -> str:
         hours = self._monitor.store.hours()
-        shown = monitoring_page.view(hours, chosen, datetime.now(UTC))
-        return monitoring_page.page(shown, chosen, min(hours, default=""), self._monitor.where())
+        shown = page.view(hours, chosen, datetime.now(UTC))
+        return page.page(shown, chosen, min(hours, default=""), self._monitor.where())
 
 
 def _digest(value: bytes) -> bytes:

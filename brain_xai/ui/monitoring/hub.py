@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import CommitScheduler, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from brain_xai.ui.monitoring_store import PREFIX, SUFFIX, Store, recent_prefixes
+from brain_xai.ui.monitoring.store import PREFIX, SUFFIX, Store, recent_prefixes
 
 FOLDER = "counters"  # in the data set
 COMMIT_MINUTES = 15

@@ -18,10 +18,10 @@ import gradio as gr
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from brain_xai.classifier import Prediction
-from brain_xai.ui.monitoring_counts import bucket_of
-from brain_xai.ui.monitoring_hub import HubCopy
-from brain_xai.ui.monitoring_settings import Settings
-from brain_xai.ui.monitoring_store import Store
+from brain_xai.ui.monitoring.counts import bucket_of
+from brain_xai.ui.monitoring.hub import HubCopy
+from brain_xai.ui.monitoring.settings import Settings
+from brain_xai.ui.monitoring.store import Store
 
 SAVE_SECONDS = 60
 RECONNECT_SECONDS = 300
