@@ -76,9 +76,7 @@ def trials_of(flags: Sequence[str], sources: Sequence[str], changes: Sequence[st
         trials.append(Trial(name, _with_sources(flags, others), others))
     if everything:
         trials.append(Trial("without any source", tuple(flags), tuple(map(_all_held_out, everything))))
-    return trials + [
-        Trial(f"with {text}", _with_sources([*flags, *text.split()], everything), everything) for text in changes
-    ]
+    return trials + [_changed(flags, everything, text) for text in changes]
 
 
 def measure(trial: Trial, folder: Path, data_dir: str, seed: int = 0) -> dict[str, dict]:

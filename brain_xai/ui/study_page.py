@@ -105,7 +105,7 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
     for changed in (plane, method, series):
         changed.input(localized(_open), asked, update, **opening)
     image.submit(_forward, image, [section, files], **at_once).then(localized(_choose), asked, update, **opening)
-    delete.click(_delete, None, [files, *update], **at_once)
+    delete.click(_delete, name, [files, *update], **at_once)
     moving = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
     for moved, how in ((position, "slider"), (first, "list")):
         moved.input(localized(_showing(how)), [moved, name], update, **moving)
@@ -202,9 +202,9 @@ def _clear(name: str | None) -> Update:
     return _closed()
 
 
-def _delete() -> tuple[Any, ...]:
-    """Empty the section; what is in memory is deleted with all else of the visitor."""
-    return None, *_closed()
+def _delete(name: str | None) -> tuple[Any, ...]:
+    """Forget the study and empty the section."""
+    return None, *_clear(name)
 
 
 def _closed() -> Update:

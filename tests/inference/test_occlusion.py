@@ -251,7 +251,7 @@ def test_partial_maps_approach_the_final_one(monkeypatch):
     partial = []
     final, _ = map_of(classifier, 1, lambda done, total, *maps: partial.extend(maps), window=0.1, stride=0.05)
     errors = [np.abs(attribution - final).mean() for attribution in partial]
-    assert len(partial) > 10
+    assert len(partial) > 5
     assert all(attribution.shape == (96, 96) and attribution.dtype == np.float32 for attribution in partial)
     assert errors[0] > 2 * errors[len(errors) // 2] > 2 * errors[-1] > 0
     assert np.corrcoef(partial[len(partial) // 3].ravel(), final.ravel())[0, 1] > 0.8

@@ -24,7 +24,8 @@ LONG = 15
 SENTENCE = re.compile(r"[A-Z\0].*\s.*[.?!…]", re.DOTALL)
 # What callers of the API, maintainers, and readers of the report of a study read, which are in English.
 NOT_ON_THE_PAGE = re.compile(
-    r"ui/(api|batch|calls|callers|endpoints|mcp|serving|study_api|hub_follower|monitoring\w*)\.py|study/report\.py"
+    r"ui/(api|batch|calls|callers|endpoints|guard|mcp|serving|studies|study_api|hub_follower)\.py"
+    r"|study/(report|secondary_capture)\.py"
 )
 # So are errors for programmers.
 PROGRAMMING_ERRORS = {"ValueError", "TypeError", "RuntimeError", "SystemExit"}
