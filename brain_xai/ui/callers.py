@@ -58,3 +58,5 @@ async def stream_for_caller(
         yield result.result()
     finally:
         stop_event.set()
+        # After a cancel nobody waits for the rest; an exception that nobody looks at would be logged with a traceback.
+        result.add_done_callback(lambda task: task.cancelled() or task.exception())
