@@ -212,7 +212,8 @@ def sensitivity(
     model: nn.Module, side: int, layers: dict[str, TargetLayer], positions: dict[str, list]
 ) -> dict[str, np.ndarray]:
     """Return how much each row and column of a random image changes positions, {layer: [positions, axes, pixels]}."""
-    images = torch.randn(1, 3, side, side).requires_grad_()
+    model.double()  # the gradients of deep networks are too small for single precision
+    images = torch.randn(1, 3, side, side, dtype=torch.float64).requires_grad_()
     outputs, found = {}, {}
     for which, layer in layers.items():
         model.get_submodule(layer.name).register_forward_hook(
