@@ -76,7 +76,7 @@ def on_question(question: Question) -> Updates:
     session = question.session
     if session.image is None:
         return
-    stop_event = session.begin()
+    stop_event, session.asked = session.begin(), question.wish
     try:
         classifier, scan = updates.asked(question)
         wanted = updates.possible(classifier, question.method)
@@ -88,6 +88,7 @@ def on_question(question: Question) -> Updates:
     if session.case is None and not session.accepted:  # once for each image of a visitor
         count_answer(explanation.prediction)
     session.explanation, session.covered, session.maps = explanation, None, {}
+    session.asked = (question.checkpoint, wanted, explanation.label)
     yield updates.answered(question, classifier, scan)._replace(method=updates.method_list(classifier, wanted))
     if quick != wanted:
         question = replace(question, method=wanted, target=explanation.label)
@@ -97,7 +98,9 @@ def on_question(question: Question) -> Updates:
 def on_choice(question: Question) -> Updates:
     """Draw the map of another method or class; one that takes longer shows how it grows."""
     session = question.session
-    stop_event = session.begin()
+    if session.asked == question.wish:
+        return
+    stop_event, session.asked = session.begin(), question.wish
     try:
         classifier, scan = updates.asked(question)
     except UserError as error:
@@ -152,6 +155,7 @@ def on_cancel(question: Question) -> PageUpdate:
     """Stop the map that is being computed; the previous one stays, under its own name."""
     question.session.stop()
     if question.session.explanation is None:
+        question.session.asked = None
         return PageUpdate(question.session, **NO_JOB)
     return _back_to_map(question)._replace(**NO_JOB)
 
@@ -253,6 +257,7 @@ def warm_up() -> None:
 def _back_to_map(question: Question) -> PageUpdate:
     """Show the map of the session, with its own method and class chosen."""
     explanation = question.session.explanation
+    question.session.asked = (question.checkpoint, explanation.method, explanation.label)
     classifier = get_classifier(question.checkpoint, allow_fallback=True)
     update = updates.map_shown(replace(question, method=explanation.method), classifier)
     return update._replace(method=explanation.method, target=gr.update(value=explanation.label))

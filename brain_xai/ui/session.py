@@ -30,6 +30,8 @@ class Session:
         covered: What the visitor has covered, bool [H, W] of the original; None if nothing.
         accepted: Whether the visitor wants an answer for an image that is no brain MRI.
         running: Stops the work that is being done for this visitor.
+        asked: The checkpoint, method and class that are on show or being computed. Gradio's dropdowns ask twice when
+            something is chosen, and once when they are left as they were.
     """
 
     cases: tuple[Case, ...] = ()
@@ -41,6 +43,7 @@ class Session:
     covered: np.ndarray | None = None
     accepted: bool = False
     running: threading.Event | None = None
+    asked: tuple[str, str, str | None] | None = None
 
     def show(self, image: Upload, case: Case | None = None) -> None:
         """Take another image in place of everything that belongs to the previous one."""
@@ -71,6 +74,11 @@ class Question:
     outline: bool = False
     as_model: bool = False
     show_box: bool = False
+
+    @property
+    def wish(self) -> tuple[str, str, str | None]:
+        """The checkpoint, method and class."""
+        return self.checkpoint, self.method, self.target
 
 
 class PageUpdate(NamedTuple):

@@ -1,5 +1,6 @@
 """The page's section for a whole study: a slider through the slices, the strip, what to look at first, downloads."""
 
+import threading
 from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
@@ -42,6 +43,7 @@ SLICE_ALT = "Slice {number}"
 MAP_ALT = "What speaks for and against {label} in slice {number}"
 SAVE_TABLE, SAVE_REPORT, SAVE_MAP = "Save table (CSV)", "Save report (one page)", "Save map (NIfTI)"
 SAVE_IMAGES = "Save images (DICOM)"
+DELETE = "Delete my files now"
 FIRST = 8
 STATE_SECONDS = 60 * KEPT_MINUTES
 PRIVATE = {"api_visibility": "private", "preprocess": False}
@@ -93,6 +95,7 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
                     gr.Button(label(SAVE_MAP), size="sm"): studies.save_map,
                     gr.Button(label(SAVE_IMAGES), size="sm"): studies.save_dicom,
                 }
+                erase = gr.Button(label(DELETE), size="sm")
             saved = gr.File(label=label("Saved"), visible=False, interactive=False, elem_id="study-saved")
         name = gr.State(None, time_to_live=STATE_SECONDS, delete_callback=SHELF.remove)
     update = [notice, series, result, strip, first, position, panel, name]
@@ -106,6 +109,7 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
         changed.input(localized(_open), asked, update, **opening)
     image.submit(_forward, image, [section, files], **at_once).then(localized(_choose), asked, update, **opening)
     delete.click(_delete, name, [files, *update], **at_once)
+    erase.click(None, js="() => document.querySelector('#delete').click()", **at_once)
     moving = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
     for moved, how in ((position, "slider"), (first, "list")):
         moved.input(localized(_showing(how)), [moved, name], update, **moving)
@@ -144,11 +148,15 @@ def _open(
     files: Any, checkpoint: str, method: str, plane: str, series: int | None, before: str | None
 ) -> Iterator[Update]:
     """Read the files and answer for all slices, showing how far that is; ends when the visitor leaves."""
-    SHELF.remove(before)  # also ends it if it is still being opened
     if not files:
-        yield _closed()
+        yield _clear(before)
         return
-    choice, (name, closed) = studies.Choice(plane or None, series), SHELF.reserve()
+    # Gradio's dropdowns ask twice when something is chosen, and once when they are left as they were.
+    reserved = SHELF.reserve(before, (files, checkpoint, method, plane, series))
+    if reserved is None:
+        yield Update()
+        return
+    choice, (name, closed) = studies.Choice(plane or None, series), reserved
     asking = gr.update(visible=False) if series is None else gr.skip()
     yield Update(_status(_(READING)), series=asking, result=gr.update(visible=False), name=name)
     job = BackgroundJob(lambda progress: _explained(files, choice, checkpoint, method, progress), closed)
@@ -158,13 +166,13 @@ def _open(
                 yield Update(_status(_(OTHERS_FIRST)))
             else:
                 yield Update(_status(_(LOOKING, number=step.done, count=step.total)))
-        yield _opened(name, job.result())
+        yield _opened(name, closed, job.result())
     except Cancelled:
         return
     except (UserError, ValueError) as error:
         yield _refused(error)
     finally:
-        if SHELF.get(name) is None:  # it was not opened, or the visitor has left: what is computed for it ends
+        if SHELF.get(name) is None and not closed.is_set():  # it was not opened: what is computed for it ends
             SHELF.remove(name)
 
 
@@ -212,8 +220,8 @@ def _closed() -> Update:
     return Update("", hidden, hidden, strip="", panel="", name=None)
 
 
-def _opened(name: str, explained: StudyExplanation) -> Update:
-    opened = SHELF.put(name, explained)
+def _opened(name: str, closed: threading.Event, explained: StudyExplanation) -> Update:
+    opened = SHELF.put(name, closed, explained)
     if opened is None:
         raise Cancelled
     opened.compute_ahead(KEPT)

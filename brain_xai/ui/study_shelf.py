@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections import OrderedDict
+from typing import Any, NamedTuple
 
 from brain_xai.study import StudyExplanation
 
@@ -37,28 +38,49 @@ class OpenStudy:
                 self.explained.explanation(nearest)
 
 
+class Asked(NamedTuple):
+    """What a visitor wants to see, and the event that is set when that is over."""
+
+    question: Any
+    closed: threading.Event
+
+
 class Shelf:
-    """Keeps the latest studies, each by a name that cannot be guessed."""
+    """Keeps the latest studies, one for each visitor, by a name that cannot be guessed."""
 
     def __init__(self, capacity: int = MAX_STUDIES):
         self._capacity = capacity
-        self._closed: dict[str, threading.Event] = {}
+        self._asked: dict[str, Asked] = {}
         self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
         self._lock = threading.Lock()
 
-    def reserve(self) -> tuple[str, threading.Event]:
-        """Return the name of a study that is about to be opened, and the event that is set when it is removed."""
-        name, closed = secrets.token_urlsafe(), threading.Event()
+    def __len__(self):
+        return len(self._studies)
+
+    def reserve(self, name: str | None, question: Any) -> tuple[str, threading.Event] | None:
+        """Make room for a study that is about to be opened, in place of the one that has its name.
+
+        Args:
+            name: The visitor's name, None before the first study.
+            question: What is to be opened, and how.
+
+        Returns:
+            The name, and the event that is set when the study is removed; None if the same is open or being opened.
+        """
+        name, closed = name or secrets.token_urlsafe(), threading.Event()
         with self._lock:
-            self._closed[name] = closed
+            if name in self._asked and self._asked[name].question == question:
+                return None
+            self._remove(name)
+            self._asked[name] = Asked(question, closed)
         return name, closed
 
-    def put(self, name: str, explained: StudyExplanation) -> OpenStudy | None:
-        """Keep a study, in the place of the one that was looked at longest ago; None if its name was removed."""
+    def put(self, name: str, closed: threading.Event, explained: StudyExplanation) -> OpenStudy | None:
+        """Keep a study, in the place of the one that was looked at longest ago; None if it was removed."""
         with self._lock:
-            if name not in self._closed:
+            if closed.is_set():
                 return None
-            self._studies[name] = study = OpenStudy(explained, self._closed[name])
+            self._studies[name] = study = OpenStudy(explained, closed)
             while len(self._studies) > self._capacity:
                 self._remove(next(iter(self._studies)))
         return study
@@ -77,6 +99,6 @@ class Shelf:
 
     def _remove(self, name: str) -> None:
         self._studies.pop(name, None)
-        closed = self._closed.pop(name, None)
-        if closed is not None:
-            closed.set()
+        asked = self._asked.pop(name, None)
+        if asked is not None:
+            asked.closed.set()

@@ -44,7 +44,7 @@ def asked(question: Question) -> tuple[Classifier, Image.Image]:
 def refusal(session: Session, error: UserError) -> PageUpdate:
     """Show what went wrong, and nothing of the previous image beside it."""
     count_refusal()
-    session.explanation = None
+    session.explanation = session.asked = None
     return PageUpdate(session, notice=texts.error(error.message), anyway=HIDDEN, result=HIDDEN, **NOTHING_BESIDE)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from brain_xai.ui.study_page import SHELF
 from tests.helpers.scans import LABELS
-from tests.helpers.served import save_tiny_checkpoint, served
+from tests.helpers.served import save_tiny_checkpoint, served, wait_until
 from tests.helpers.studies import head, series_of, to_bytes, zipped
 
 sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
@@ -84,3 +85,15 @@ def test_several_series_are_a_choice(page, tmp_path):
     page.locator("#study-series input").click()
     page.get_by_role("option", name="2 slices").click()
     page.locator("#study-panel").get_by_text("of 2:").wait_for()
+    assert wait_until(lambda: len(SHELF) == 1)  # not one for each time that the list has asked
+    page.get_by_role("button", name="Delete my files now").click()
+    page.locator("#study-result").wait_for(state="hidden")
+    assert wait_until(lambda: len(SHELF) == 0)
+
+
+def test_who_leaves_takes_the_study_along(page, tmp_path):
+    page.locator("#image input[type=file]").set_input_files(files_of(series_of(head(slices=4)), tmp_path / "a"))
+    page.locator("#study-panel").get_by_text("of 4:").wait_for()
+    assert wait_until(lambda: len(SHELF) == 1)  # not one for each time that the list has asked
+    page.context.close()
+    assert wait_until(lambda: len(SHELF) == 0)

@@ -18,6 +18,7 @@ from brain_xai.checkpoint.catalog import bundled_checkpoints
 from brain_xai.classifier import PredictionWarning
 from brain_xai.ui import downloads, handlers, texts, updates, wording
 from brain_xai.ui.cases import Case
+from brain_xai.ui.inputs import UserError
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.session import PageUpdate, Question, Session
 from tests.helpers.at_hub import use
@@ -130,6 +131,44 @@ def test_a_slow_map_starts_by_itself_and_shows_how_it_grows(asked, slow, monkeyp
     assert asked.session.explanation.label == "low_grade"
     assert last.progress == ""
     assert last.cancel["visible"] is False
+
+
+def test_a_dropdown_that_asks_twice_starts_one_map(asked, slow):
+    list(handlers.on_question(replace(asked, checkpoint=slow)))
+    again = replace(asked, checkpoint=slow, method="occlusion", target="low_grade")
+    first = handlers.on_choice(again)
+    next(first)
+    assert list(handlers.on_choice(again)) == []
+    assert "Occlusion" in list(first)[-1].caption
+    assert list(handlers.on_choice(again)) == []
+
+
+def test_a_dropdown_that_is_left_as_it_was_stops_nothing(asked):
+    shown = replace(asked, target=asked.session.explanation.label)
+    comparison = handlers.on_compare(shown)
+    next(comparison)
+    assert list(handlers.on_choice(shown)) == []
+    assert not asked.session.running.is_set()
+    comparison.close()
+
+
+def test_a_map_that_was_cancelled_or_refused_can_be_asked_for_again(asked, slow, monkeypatch):
+    list(handlers.on_question(replace(asked, checkpoint=slow)))
+    again = replace(asked, checkpoint=slow, method="occlusion", target="low_grade")
+    next(handlers.on_choice(again))
+    handlers.on_cancel(again)
+    next(handlers.on_choice(again))
+    handlers.on_cancel(again)
+    with monkeypatch.context() as broken:
+        broken.setattr(updates, "explained", raise_refusal)
+        [refused] = handlers.on_choice(replace(asked, checkpoint=slow, method="saliency", target="low_grade"))
+    assert "role=" in refused.notice
+    [drawn] = handlers.on_choice(replace(asked, checkpoint=slow, method="saliency", target="low_grade"))
+    assert "Saliency" in drawn.caption
+
+
+def raise_refusal(*_, **__):
+    raise UserError("No memory is left.")
 
 
 def test_closing_the_page_stops_its_job(asked, slow):

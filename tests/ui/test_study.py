@@ -183,15 +183,39 @@ def test_a_study_that_is_closed_while_it_is_opened_is_not_kept(archive, here):
     study_page.SHELF.remove(name)  # as when the visitor leaves
     assert not [update for update in updates if update.result.get("visible")]
     assert study_page.SHELF.get(name) is None
-    assert name not in study_page.SHELF._closed
+    assert name not in study_page.SHELF._asked
     assert wait_until(lambda: not job_threads())
+
+
+def test_a_dropdown_that_asks_twice_opens_one_study(archive, here):
+    values = {"checkpoint": "default", "method": "grad_cam", "plane": "coronal", "series": None}
+    first = study_page._open([upload(archive)], *values.values(), None)
+    name = next(first).name
+    assert list(study_page._open([upload(archive)], *values.values(), name)) == [study_page.Update()]
+    assert list(first)[-1].result["visible"] is True
+    before = study_page.SHELF.get(name)
+    assert list(study_page._open([upload(archive)], *values.values(), name)) == [study_page.Update()]
+    assert study_page.SHELF.get(name) is before
+    study_page.SHELF.remove(name)
+
+
+def test_another_study_takes_the_place_of_the_one_that_is_being_opened(archive, here):
+    first = study_page._open([upload(archive)], "default", "grad_cam", "coronal", None, None)
+    name = next(first).name
+    second = study_page._open([upload(archive)], "default", "grad_cam", "axial", None, name)
+    assert next(second).name == name
+    assert not [update for update in first if update.result.get("visible")]  # ends without an answer
+    assert list(second)[-1].result["visible"] is True
+    assert study_page.SHELF.get(name).explained.study.plane == "axial"
+    study_page.SHELF.remove(name)
+    assert not study_page.SHELF._studies
 
 
 def test_a_refused_study_leaves_nothing_behind(folder, here):
     (folder / "note.txt").write_text("It hurts here.")
-    before = set(study_page.SHELF._closed)
+    before = set(study_page.SHELF._asked)
     assert "alert" in opened(folder / "note.txt")[-1].notice
-    assert set(study_page.SHELF._closed) == before
+    assert set(study_page.SHELF._asked) == before
 
 
 @pytest.fixture
@@ -214,14 +238,15 @@ def test_nothing_is_computed_for_a_closed_study(study):
 
 def test_the_shelf_holds_a_few_studies_only(study):
     shelf = Shelf(capacity=2)
-    names, events = zip(*(shelf.reserve() for _ in range(4)), strict=True)
-    first, second = (shelf.put(name, study.explained) for name in names[:2])
+    names, events = zip(*(shelf.reserve(None, "a study") for _ in range(4)), strict=True)
+    places = list(zip(names, events, strict=True))
+    first, second = (shelf.put(*place, study.explained) for place in places[:2])
     assert shelf.get(names[0]) is first  # looked at last, so the other one goes
-    third = shelf.put(names[2], study.explained)
+    third = shelf.put(*places[2], study.explained)
     assert [shelf.get(name) for name in names] == [first, None, third, None]
     assert [event.is_set() for event in events] == [False, True, False, False]
     shelf.remove(names[3])
-    assert shelf.put(names[3], study.explained) is None
+    assert shelf.put(*places[3], study.explained) is None
     assert second is not None
     assert len(set(names)) == 4
     assert shelf.get(None) is None
