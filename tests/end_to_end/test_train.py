@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from brain_xai import METHODS, load_checkpoint
 from tests.helpers.scans import LABELS, write_scans
 from tests.helpers.training_runs import ENVIRONMENT, ROOT, command, launched, on_two_processes, run
+from training.average import average
 from training.compare import main as compare
 from training.publishing.bundle import bundle
 
@@ -112,6 +113,21 @@ def kill_after(epochs, script, output):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (output / "model.safetensors").exists()
+
+
+def test_a_run_starts_from_the_average_of_two(trained, data, tmp_path):
+    folder, _ = trained
+    averaged = tmp_path / "averaged"
+    average([folder, folder], [1, 1], averaged)
+    start = ("--init-weights", str(averaged / "model.safetensors"), "--sizes", "48:1", "--learning-rate", "1e-4")
+    done = run(launched(command(data, tmp_path / "end", *start)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, after = (json.loads((run / "metrics.json").read_text()) for run in (folder, tmp_path / "end"))
+    assert [line.split()[2] for line in after["command"].splitlines()] == [
+        *("training/train.py", "training/train.py", "training.average", "training/train.py")
+    ]
+    assert after["training"]["seconds"] > 2 * before["training"]["seconds"]
+    assert str(tmp_path) not in json.dumps(after)
 
 
 def test_killed_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
