@@ -8,7 +8,7 @@ import numpy as np
 
 from brain_xai.study.dicom_header import Frame, read_frames
 from brain_xai.study.dicom_pixels import decoded
-from brain_xai.study.limits import MAX_SLICES, TOO_MANY_SLICES_TEXT
+from brain_xai.study.limits import MAX_SLICES, MAX_VOLUME_BYTES, TOO_MANY_SLICES_TEXT
 from brain_xai.study.sources import Source
 from brain_xai.study.volume import PLANES, Note, Volume, axes_in_head, check_size, is_usable
 from brain_xai.unreadable import Series, SeveralSeries, UnreadableStudy
@@ -39,12 +39,13 @@ class Stack:
     located: bool
 
 
-def read_dicom(sources: Sequence[Source], series: int | None = None) -> Volume:
+def read_dicom(sources: Sequence[Source], series: int | None = None, max_bytes: int = MAX_VOLUME_BYTES) -> Volume:
     """Read one series.
 
     Args:
         sources: The DICOM files.
         series: Which series, from 1, as `SeveralSeries` numbers them; None if there must be just one.
+        max_bytes: How much memory its values may take.
 
     Returns:
         The volume; its first axis runs along a row, its second down a column, its third across the slices.
@@ -65,7 +66,7 @@ def read_dicom(sources: Sequence[Source], series: int | None = None) -> Volume:
     whole = all(_is_whole(frame) for frame in stack.frames)
     dtype = np.dtype((np.int16 if first.signed else np.uint16) if whole else np.float32)
     shape = (len(stack.frames), first.rows, first.columns)
-    check_size(shape, dtype.itemsize)
+    check_size(shape, dtype.itemsize, max_bytes)
     values = np.empty(shape, dtype)
     _fill(values, stack, sources)
     affine, uneven = _affine(stack)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from brain_xai.study.limits import DAMAGED_TEXT, MAX_EXTENSION_BYTES, MEDICAL_TEXT
+from brain_xai.study.limits import DAMAGED_TEXT, MAX_EXTENSION_BYTES, MAX_VOLUME_BYTES, MEDICAL_TEXT
 from brain_xai.study.volume import Note, Volume, check_size, is_usable
 from brain_xai.unreadable import UnreadableStudy
 
@@ -21,12 +21,13 @@ NOT_LOCATED = Note(
 CHUNK = 2**20
 
 
-def read_nifti(start: Callable[[], BinaryIO], volume: int | None = None) -> Volume:
+def read_nifti(start: Callable[[], BinaryIO], volume: int | None = None, max_bytes: int = MAX_VOLUME_BYTES) -> Volume:
     """Read one volume of a NIfTI file.
 
     Args:
         start: Opens the file, plain or compressed by gzip.
         volume: Which volume of a 4-D file, from 0; None if the file must hold just one.
+        max_bytes: How much memory its values may take; a file that needs more is refused by its header.
 
     Returns:
         The volume in the index order of the file.
@@ -41,14 +42,15 @@ def read_nifti(start: Callable[[], BinaryIO], volume: int | None = None) -> Volu
             dtype = header.get_data_dtype()
             if dtype.kind not in "iuf" or dtype.itemsize > 8:
                 raise UnreadableStudy("The NIfTI file holds colors or complex numbers. Choose a gray MR volume.")
-            check_size(shape, max(dtype.itemsize, 4) if dtype.kind == "f" else dtype.itemsize)
+            slope, intercept = header.get_slope_inter()
+            kept = dtype.itemsize if _is_kept(dtype, slope, intercept) else 4  # as float32
+            check_size(shape, max(dtype.itemsize, kept), max_bytes)
             size = int(np.prod(shape)) * dtype.itemsize
             offset = int(header["vox_offset"])
             if not int(header["sizeof_hdr"]) <= offset <= MAX_EXTENSION_BYTES:
                 raise UnreadableStudy(DAMAGED)
             _skip(file, offset - file.tell() + number * size)
             values = np.frombuffer(_take(file, size), dtype).reshape(shape, order="F")
-            slope, intercept = header.get_slope_inter()
     except UnreadableStudy:
         raise
     except Exception as error:  # on damaged bytes nibabel and zlib raise nearly anything
@@ -132,14 +134,20 @@ def _take(file: BinaryIO, size: int) -> bytearray:
     return taken
 
 
+def _is_kept(dtype: np.dtype, slope: float | None, intercept: float | None) -> bool:
+    """Tell whether values stay as they are: whole numbers of at most 16 bits that nothing scales."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2 and (slope is None or (slope, intercept) == (1, 0))
+
+
 def _scaled(values: np.ndarray, slope: float | None, intercept: float | None) -> np.ndarray:
-    """Return values as the file means them: whole numbers as they are where nothing scales them, else float32."""
-    if slope is None or (slope == 1 and intercept == 0):
-        return values if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 else values.astype(np.float32)
+    """Return values as the file means them: float32, unless they are kept as they are."""
+    if _is_kept(values.dtype, slope, intercept):
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = values.astype(np.float32)
-        scaled *= np.float32(slope)
-        scaled += np.float32(intercept)
+        if slope is not None:
+            scaled *= np.float32(slope)
+            scaled += np.float32(intercept)
     return scaled
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from brain_xai.study.dicom import read_dicom
+from brain_xai.study.limits import MAX_VOLUME_BYTES
 from brain_xai.study.nifti import read_nifti
 from brain_xai.study.sources import kind_of, opened
 from brain_xai.study.study import Study, cut
@@ -16,7 +17,12 @@ Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def read_study(
-    paths: Paths, *, plane: str | None = None, series: int | None = None, volume: int | None = None
+    paths: Paths,
+    *,
+    plane: str | None = None,
+    series: int | None = None,
+    volume: int | None = None,
+    max_bytes: int = MAX_VOLUME_BYTES,
 ) -> Study:
     """Read the slices of one DICOM series or one NIfTI volume.
 
@@ -28,6 +34,7 @@ def read_study(
         plane: "axial", "coronal" or "sagittal"; None for the plane that the scanner took, or axial if it took a volume.
         series: Which of several DICOM series, from 1, as `SeveralSeries` numbers them.
         volume: Which volume of a four-dimensional NIfTI file, from 0.
+        max_bytes: How much memory the volume may take; one that needs more is refused before its values are read.
 
     Returns:
         The study: slices sorted by where they lie, in radiological display.
@@ -46,9 +53,9 @@ def read_study(
         if len(nifti) > 1:
             raise UnreadableStudy(f"There are {len(nifti)} NIfTI files. Choose one.")
         if nifti:
-            return cut(read_nifti(nifti[0].open, volume), plane)
+            return cut(read_nifti(nifti[0].open, volume, max_bytes), plane)
         if dicom:
-            return cut(read_dicom(dicom, series), plane)
+            return cut(read_dicom(dicom, series, max_bytes), plane)
     raise UnreadableStudy(
         "There is no DICOM or NIfTI file. Choose the files of one series, a ZIP of them, or a .nii.gz."
     )

@@ -183,10 +183,15 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, reads: Reads) -> So
     def head() -> BinaryIO:
         return io.BytesIO(_read(archive, info, HEAD_BYTES * 64))
 
-    def start() -> BinaryIO:
-        return Counted(io.BytesIO(_read(archive, info, info.file_size)), reads)
+    kind = kind_of(head)
 
-    return Source(kind_of(head), start)
+    def start() -> BinaryIO:
+        # A NIfTI file is read once, from its start, so one that its header refuses is never unpacked. A DICOM file is
+        # read to and fro, for which an archive would unpack it again and again.
+        member = archive.open(info) if kind == "NIfTI" else io.BytesIO(_read(archive, info, info.file_size))
+        return Counted(member, reads)
+
+    return Source(kind, start)
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:

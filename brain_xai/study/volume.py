@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brain_xai.study.limits import MAX_SLICE_PIXELS, MAX_VOLUME_BYTES, SLICE_TOO_LARGE_TEXT, TOO_LARGE_TEXT
+from brain_xai.study.limits import MAX_SLICE_PIXELS, SLICE_TOO_LARGE_TEXT, too_large_text
 from brain_xai.unreadable import UnreadableStudy
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -49,15 +49,15 @@ class Volume:
     notes: tuple[Note, ...] = ()
 
 
-def check_size(shape: tuple[int, ...], item_bytes: int) -> None:
+def check_size(shape: tuple[int, ...], item_bytes: int, max_bytes: int) -> None:
     """Refuse a volume [d0, d1, d2] before memory is taken for it; raises `UnreadableStudy`."""
     a, b, c = sorted(shape)
     if a < 1:
         raise UnreadableStudy("The file says that it holds no voxels. Export or download it again.")
     if b * c > MAX_SLICE_PIXELS:
         raise UnreadableStudy(SLICE_TOO_LARGE_TEXT)
-    if a * b * c * item_bytes > MAX_VOLUME_BYTES:
-        raise UnreadableStudy(TOO_LARGE_TEXT)
+    if a * b * c * item_bytes > max_bytes:
+        raise UnreadableStudy(too_large_text(max_bytes))
 
 
 def axes_in_head(affine: np.ndarray) -> tuple[tuple[int, int], ...]:

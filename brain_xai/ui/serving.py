@@ -58,6 +58,7 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
     forget_names()
     limit_headers()
     quiet_decoders()
+    leave_out_matplotlib()
     register_at_zero_gpu()
     add_link_preview()
     monitored = Settings.from_environment()
@@ -100,6 +101,14 @@ def quiet_decoders() -> None:
     for name in ("PIL", "nibabel"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # has a level of its own
+
+
+def leave_out_matplotlib() -> None:
+    """Keep Gradio from preparing for plots at every call, for which it imports matplotlib where that is installed.
+
+    Captum brings it. Its import kept the first visitor waiting for .3 s, and the app draws no plots with it.
+    """
+    gr.utils.MatplotlibBackendMananger = contextlib.nullcontext
 
 
 def register_at_zero_gpu() -> None:

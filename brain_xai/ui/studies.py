@@ -28,7 +28,6 @@ from brain_xai.ui.monitoring.monitor import count_answer
 MAX_VOLUME_BYTES = 160 * 2**20
 NO_FILES = "There are no files yet. Choose the DICOM files of one series, a ZIP of them, or a NIfTI file."
 EXPIRED = "The files are deleted already. Choose them again."
-TOO_LARGE = f"The study needs more than {MAX_VOLUME_BYTES // 2**20} MB of memory here. Choose a smaller series."
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,7 @@ def read_uploaded_study(files: Sequence[dict[str, Any]] | None, choice: Choice) 
         raise UserError(NO_FILES)
     if not all(path.is_file() for path in paths):
         raise UserError(EXPIRED)
-    study = read_study(paths, plane=choice.plane, series=choice.series, volume=choice.volume)
-    if study.volume.values.nbytes > MAX_VOLUME_BYTES:
-        raise UserError(TOO_LARGE)
-    return study
+    return read_study(paths, plane=choice.plane, series=choice.series, volume=choice.volume, max_bytes=MAX_VOLUME_BYTES)
 
 
 def explain_uploaded_study(

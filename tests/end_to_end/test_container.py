@@ -111,12 +111,20 @@ def test_the_app_works_below_a_path_and_stops_without_a_trace(dockerfile, copied
                 check_page(address)
                 check_answer(address, tmp_path)
             assert list(temporary.glob("brain-xai-*/files/*/scan.png"))
+            # Gradio would import it at the first call, where it is installed; Captum brings it.
+            assert not [library for library in loaded_libraries(app.pid) if "matplotlib" in library]
         finally:
             app.terminate()
             printed, _ = app.communicate(timeout=120)
     assert "Traceback" not in printed
     assert not [*temporary.glob("brain-xai-*"), *temporary.glob("gradio*")]
     assert sorted(copied.rglob("*")) == files
+
+
+def loaded_libraries(process: int) -> list[str]:
+    """Return what a process has loaded; [] where the system does not tell."""
+    maps = Path("/proc", str(process), "maps")
+    return maps.read_text().splitlines() if maps.exists() else []
 
 
 def is_served(port: int) -> bool:

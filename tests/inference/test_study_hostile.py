@@ -1,5 +1,6 @@
 """Hostile files: each is refused with one sentence that names nothing of them, in bounded memory and time."""
 
+import gzip
 import io
 import random
 import struct
@@ -23,9 +24,9 @@ from tests.helpers.studies import PATIENT, head, series_of, to_bytes, write, wri
 VOLUME = head(slices=3)
 
 
-def refusal(path: Path) -> str:
+def refusal(path: Path, **choices) -> str:
     with pytest.raises(UnreadableStudy) as error:
-        read_study(path)
+        read_study(path, **choices)
     sentence = str(error.value)
     assert PATIENT not in sentence
     assert str(path.parent) not in sentence
@@ -182,6 +183,34 @@ def bomb(path: Path, size: int, claimed: int, members: int) -> Path:
     zipped(path, {str(number): content for number in range(members)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", claimed)))
     return path
+
+
+def large_nifti(path: Path, dtype: type, slope: float = 1) -> bytes:
+    """Return a file of 64 MB whose header says that it holds 512 x 512 x 400 values."""
+    write_nifti(path, np.zeros((2, 2, 2), dtype), np.eye(4))
+    header = bytearray(path.read_bytes()[:352])
+    struct.pack_into("<4h", header, 40, 3, 512, 512, 400)
+    struct.pack_into("<2f", header, 112, slope, 0)
+    return bytes(header) + bytes(2**26)
+
+
+@pytest.mark.parametrize(("dtype", "slope"), [(np.int16, 1), (np.uint8, 2), (np.float32, 1)])
+@pytest.mark.parametrize("packed", ["gzip", "zip"])
+def test_a_volume_larger_than_the_caller_allows_is_refused_by_its_header(packed, dtype, slope, tmp_path):
+    content, path = large_nifti(tmp_path / "a.nii", dtype, slope), tmp_path / "packed"
+    if packed == "gzip":
+        path.write_bytes(gzip.compress(content, 1))
+    else:
+        zipped(path, {"a": content})
+    with at_most(2**24):
+        assert "160 MB" in refusal(path, max_bytes=160 * 2**20)
+    assert "damaged" in refusal(path)  # by default it would be read
+
+
+def test_a_series_larger_than_the_caller_allows_is_refused_by_its_headers(tmp_path):
+    path = claiming(tmp_path, NumberOfFrames=100, Rows=1024, Columns=1024)
+    assert "160 MB" in refusal(path, max_bytes=160 * 2**20)
+    assert "damaged" in refusal(path)  # by default it would be read
 
 
 def test_zip_bombs(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import struct
 import threading
 from pathlib import Path
 
@@ -216,6 +217,14 @@ def test_a_refused_study_leaves_nothing_behind(folder, here):
     before = set(study_page.SHELF._asked)
     assert "alert" in opened(folder / "note.txt")[-1].notice
     assert set(study_page.SHELF._asked) == before
+
+
+def test_the_page_takes_smaller_volumes_than_python(folder, here):
+    path = write_nifti(folder / "large.nii", np.zeros((2, 2, 2), np.int16), np.eye(4))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<4h", content, 40, 3, 512, 512, 400)
+    path.write_bytes(content)
+    assert "160 MB" in opened(path)[-1].notice
 
 
 @pytest.fixture
