@@ -22,7 +22,10 @@ def make_run(folder, value: float, seed: int = 0, energy: dict | None = None):
     save_file(weights(value), folder / "model.safetensors")
     training = {"seconds": 100.0 * value, "epochs": 2} | ({"energy": energy} if energy else {})
     record = {"split": "purged", "seed": seed, "data": SPLIT, "versions": {}, "training": training}
-    record |= {"command": f"accelerate launch training/train.py --output-dir {folder.name}", "init": "start.safetensors"}
+    record |= {
+        "command": f"accelerate launch training/train.py --output-dir {folder.name}",
+        "init": "start.safetensors",
+    }
     (folder / "metrics.json").write_text(json.dumps(record))
     return folder
 
@@ -67,7 +70,7 @@ def test_what_cannot_be_averaged_gets_a_sentence(arguments, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         make_run(tmp_path / name, 1.0)
-    with pytest.raises(SystemExit, match="^error: Name at least two runs"):
+    with pytest.raises(SystemExit, match=r"^error: Name at least two runs"):
         average_command([*arguments, "--output-dir", "mixed"])
 
 
