@@ -2,9 +2,9 @@
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -12,11 +12,13 @@ from brain_xai.preprocess import UnreadableImage
 from brain_xai.study import StudyExplanation
 from brain_xai.study.volume import PLANES
 from brain_xai.ui import studies
-from brain_xai.ui.callers import run_for_caller
+from brain_xai.ui.callers import stream_for_caller
 from brain_xai.ui.calls import FILE_META, describe_upload
 from brain_xai.ui.inputs import UserError, get_classifier
-from brain_xai.ui.jobs import SLOW, Progress
+from brain_xai.ui.jobs import Progress
 
+# The maps of others do not wait until a study of a thousand slices is done.
+QUEUE = {"concurrency_id": "study", "concurrency_limit": 1}
 AUTOMATIC = "auto"
 SAVE_MAP = {"nifti": studies.save_map, "dicom": studies.save_dicom}
 SERIES = {"path": "series.zip", "meta": FILE_META}
@@ -37,6 +39,15 @@ class StudyCall:
     map_format: str = "nifti"
 
 
+class StudyAnswer(NamedTuple):
+    """What a caller of /study gets: JSON, and files. The map comes last and takes longest; None before that."""
+
+    study: dict[str, Any]
+    table: str
+    map: str | None
+    report: str
+
+
 def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
     """Define /study in the current page, with the components of the other endpoints for what they share."""
     with gr.Column(visible=False):
@@ -48,12 +59,12 @@ def add_endpoint(checkpoint: gr.Dropdown, method: gr.Dropdown) -> None:
             gr.Number(None, label="volume", precision=0),
             gr.Dropdown(list(SAVE_MAP), value="nifti", label="map_format"),
         ]
-        outputs = [gr.JSON(label="study"), *(gr.File(label=name) for name in ("table", "map", "report"))]
+        outputs = [gr.JSON(label="study"), *(gr.File(label=name) for name in StudyAnswer._fields[1:])]
         call = gr.Button()
-    call.click(_endpoint, [files, checkpoint, method, *options], outputs, api_name="study", preprocess=False, **SLOW)
+    call.click(_endpoint, [files, checkpoint, method, *options], outputs, api_name="study", preprocess=False, **QUEUE)
 
 
-async def study(call: StudyCall) -> tuple[dict, str, str, str]:
+async def study(call: StudyCall) -> AsyncIterator[StudyAnswer]:
     """Classify every slice of a study and show what speaks for one class in each. There is no answer for the patient.
 
     Answers with JSON: `slices`, one entry per slice in the order of the study (`slice` from 1, `place`: "inside",
@@ -62,7 +73,8 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
     spacing in mm), `method`, `target` and `label` (the class of the maps), `checkpoint` and `seconds`; then the table
     (CSV), the map and the report (one HTML page). The map as NIfTI is float32 on the grid of the volume, > 0 where
     something speaks for the class and < 0 against it; as DICOM it is a Secondary Capture of what is drawn, one frame
-    per slice. No name, date or text of the files is read. Reports its progress in slices.
+    per slice. No name, date or text of the files is read. Reports its progress in slices, and while the map is drawn,
+    answers with all but the map (null), so that whoever cancels keeps the rest.
 
     Args:
         files: All DICOM files of one MR series, a ZIP of them, or one NIfTI file.
@@ -75,7 +87,7 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
         map_format: The map as "nifti" (.nii.gz) or "dicom" (.dcm).
     """
 
-    def work(progress: Progress) -> tuple[dict, str, str, str]:
+    def work(progress: Progress) -> StudyAnswer:
         start = time.perf_counter()
         if call.map_format not in list(SAVE_MAP):  # it may be anything
             raise UserError(f"map_format must be one of: {', '.join(SAVE_MAP)}.")
@@ -89,11 +101,19 @@ async def study(call: StudyCall) -> tuple[dict, str, str, str]:
         explained = studies.explain_uploaded_study(
             classifier, found, str(call.method), call.target, lambda done, _: progress(done, total)
         )
-        saved = SAVE_MAP[call.map_format](explained, lambda done, _: progress(len(found) + done, total))
-        facts = describe_study(explained) | {"seconds": round(time.perf_counter() - start, 3)}
-        return facts, studies.save_table(explained), saved, studies.save_report(explained)
+        facts = describe_study(explained)
 
-    return await run_for_caller(work, "slices", gives_way=True)
+        def so_far() -> dict[str, Any]:
+            return facts | {"seconds": round(time.perf_counter() - start, 3)}
+
+        answer = StudyAnswer(so_far(), studies.save_table(explained), None, studies.save_report(explained))
+        # Not before: the class of the maps, and what to look at first, are known once all slices are.
+        progress(len(found), total, answer)
+        saved = SAVE_MAP[call.map_format](explained, lambda done, _: progress(len(found) + done, total))
+        return answer._replace(study=so_far(), map=saved)
+
+    async for answer in stream_for_caller(work, "slices", gives_way=True):
+        yield answer
 
 
 def describe_study(explained: StudyExplanation) -> dict:
@@ -128,8 +148,9 @@ def describe_study(explained: StudyExplanation) -> dict:
     }
 
 
-async def _endpoint(*values: Any) -> tuple[dict, str, str, str]:
-    return await study(StudyCall(*values))
+async def _endpoint(*values: Any) -> AsyncIterator[StudyAnswer]:
+    async for answer in study(StudyCall(*values)):
+        yield answer
 
 
 _endpoint.__name__, _endpoint.__doc__ = study.__name__, study.__doc__

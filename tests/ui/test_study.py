@@ -15,9 +15,9 @@ from gradio_client.exceptions import AppError
 
 from brain_xai import load_checkpoint
 from brain_xai.study import explain_study, read_study
-from brain_xai.ui import study_page
+from brain_xai.ui import callers, study_page
 from brain_xai.ui.study_shelf import OpenStudy, Shelf
-from tests.helpers.scans import LABELS
+from tests.helpers.scans import LABELS, make_scan
 from tests.helpers.served import job_threads, served, upload, wait_until
 from tests.helpers.studies import PATIENT, head, series_of, to_bytes, write, write_nifti, zipped
 
@@ -35,8 +35,8 @@ def archive(folder, series) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(tiny, folder):
-    with served(tiny) as (_, address):
+def client(tiny, slow, folder):
+    with served(tiny, slow) as (_, address):
         yield Client(address, verbose=False, download_files=folder / "downloads", analytics_enabled=False)
 
 
@@ -98,6 +98,23 @@ def test_bad_calls_get_a_sentence(arguments, words, client, archive, capfd):
     assert words in error.value.message
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+
+
+def test_a_canceled_study_leaves_its_answers_and_lets_maps_pass(client, slow, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(callers, "PARTIAL_SECONDS", 0.1)
+    make_scan("glioma", 0, side=90).save(tmp_path / "scan.png")
+    volume = write_nifti(tmp_path / "a.nii.gz", head(slices=60).transpose(2, 1, 0), np.diag([-1.0, -1, 5, 1]))
+    job = client.submit([handle_file(volume)], slow, api_name="/study")
+    assert wait_until(job.outputs)
+    client.predict(image=handle_file(tmp_path / "scan.png"), checkpoint=tiny, api_name="/explain")
+    assert not job.done()
+    job.cancel()
+    assert wait_until(lambda: not job_threads())
+    facts, table, saved_map, report = job.outputs()[-1]
+    assert len(facts["slices"]) == len(facts["first"]) == 60
+    assert len(Path(table).read_text("utf-8-sig").splitlines()) == 61
+    assert saved_map is None
+    assert "Not for diagnosis" in Path(report).read_text()
 
 
 def test_two_series_are_refused_with_the_choice(client, folder):
