@@ -17,9 +17,9 @@ from PIL import Image
 from brain_xai.doubts import Map, disagreement, evidence_against
 from brain_xai.forward import ModelOutput, class_grids, run
 from brain_xai.forward import linear_head as _linear_head
-from brain_xai.gate import measures, plainly_foreign
-from brain_xai.preprocess import COLOR_INFO, ModelInput, Preprocessing, prepare
-from brain_xai.trust import CANNOT_SAY, MESSAGES, Seen, Trust, describe_view
+from brain_xai.looks import Looks
+from brain_xai.preprocess import ModelInput, Preprocessing, prepare
+from brain_xai.trust import CANNOT_SAY, MESSAGES, Seen, Trust
 
 
 @dataclass(frozen=True)
@@ -164,12 +164,12 @@ class Classifier:
             UnreadableImage: The image cannot be used; the message says why and what to do.
         """
         model_input = self.prepare(image)
-        return self.prediction(self.forward(model_input.pixel_values), model_input)
+        return self.prediction(self.forward(model_input.pixel_values), model_input.looks)
 
-    def prediction(self, output: ModelOutput, model_input: ModelInput) -> Prediction:
-        """Turn the forward pass of one image into a `Prediction` with warnings."""
+    def prediction(self, output: ModelOutput, looks: Looks) -> Prediction:
+        """Turn the forward pass of one image, and what the image looks like, into a `Prediction` with warnings."""
         answer = self.answer(output)
-        return replace(answer, warnings=answer.warnings + _warnings(self._codes(output, model_input)))
+        return replace(answer, warnings=answer.warnings + _warnings(self._codes(output, looks)))
 
     def answer(self, output: ModelOutput) -> Prediction:
         """Turn the forward pass of one image into a `Prediction` with the warnings of the checkpoint alone."""
@@ -181,13 +181,12 @@ class Classifier:
         return torch.softmax(output.logits[0].double() / self.temperature, dim=0).tolist()
 
     @torch.inference_mode()
-    def seen(self, output: ModelOutput, model_input: ModelInput) -> Seen:
+    def seen(self, output: ModelOutput, looks: Looks) -> Seen:
         """Return what `trust` judges one image by."""
         pooled = self.model.forward_head(output.features, pre_logits=True)[0].float().cpu().numpy().ravel()
-        view = model_input.view
         return Seen(
-            np.concatenate([pooled, describe_view(view)]),
-            measures(model_input.original, view),
+            np.concatenate([pooled, looks.view]),
+            looks.measures,
             self.probabilities(output),
             self.evidence_against(output),
         )
@@ -210,10 +209,10 @@ class Classifier:
         healthy = any(explanation.label == self.no_tumor_label for explanation in explanations)
         return () if limit is None or value is None or healthy or value < limit else _warnings(["methods_disagree"])
 
-    def _codes(self, output: ModelOutput, model_input: ModelInput) -> list[str]:
+    def _codes(self, output: ModelOutput, looks: Looks) -> list[str]:
         """Return the codes of the warnings about one image."""
-        codes = [] if self.trust is None else self.trust.codes(self.seen(output, model_input))
-        if plainly_foreign(model_input.original, model_input.view.info.get(COLOR_INFO, 0.0)):
+        codes = [] if self.trust is None else self.trust.codes(self.seen(output, looks))
+        if looks.plainly_foreign:
             codes = ["not_brain_mri", *(code for code in codes if code not in ("not_brain_mri", "unusual_scan"))]
         return codes
 

@@ -157,7 +157,7 @@ def explain(
     else:
         request = Request(classifier, prepared.pixel_values, index, progress, engine)
         attribution, used = chosen.attribute(request, **settings)
-    prediction = classifier.prediction(output, prepared)
+    prediction = classifier.prediction(output, prepared.looks)
     return _explanation(classifier, chosen, prepared, index, prediction, (attribution, used))
 
 
@@ -204,7 +204,7 @@ def explain_all(
             return together[0][index], together[1]
         return chosen.attribute(Request(classifier, prepared.pixel_values, index, engine=engine), **settings)
 
-    prediction = classifier.prediction(output, prepared)
+    prediction = classifier.prediction(output, prepared.looks)
     return {
         label: _explanation(classifier, chosen, prepared, index, prediction, of_class(index))
         for index, label in enumerate(classifier.label_names)

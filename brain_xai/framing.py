@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
+from brain_xai.levels import LEVELS, counts_of, percentiles
+
 # The version of this framing, recorded in checkpoints: a model must see what it was trained on.
 FRAME_VERSION = 1
 # The head is looked for at this size (longest side, in pixels): fine enough for a margin, too coarse for text.
@@ -81,8 +83,7 @@ def frame(image: Image.Image) -> Framed:
     if head is None and (box := _around_small_head(gray)) is not None:
         inner = frame(gray.crop(box))
         return Framed(inner.image, inner.left + box[0], inner.top + box[1], inner.side, gray.size)
-    pixels = np.asarray(gray)
-    height, width = pixels.shape
+    width, height = gray.size
     margin = 0.0 if head is None else MARGIN
     if head is None:
         head = np.ones((1, 1), dtype=bool)
@@ -91,9 +92,9 @@ def frame(image: Image.Image) -> Framed:
     top, bottom = rows[0] * height / head.shape[0], (rows[-1] + 1) * height / head.shape[0]
     side = max(round(max(right - left, bottom - top) * (1 + 2 * margin)), 1)
     x, y = round((left + right - side) / 2), round((top + bottom - side) / 2)
-    stretched = _stretch(pixels, head, (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom))))
+    stretched = _stretch(gray, head, (int(left), int(top), int(np.ceil(right)), int(np.ceil(bottom))))
     # Pillow pads with 0 where the box leaves the image.
-    framed = Image.fromarray(stretched).crop((x, y, x + side, y + side))
+    framed = stretched.crop((x, y, x + side, y + side))
     return Framed(framed, x, y, side, (width, height))
 
 
@@ -112,12 +113,12 @@ def _head(
     scale = COARSE_SIDE / max(gray.size)
     size = tuple(max(round(side * scale), 1) for side in gray.size)
     coarse = gray.resize(size, Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(0.7))
-    values = np.asarray(coarse, dtype=np.float32)
+    values, levels = np.asarray(coarse), counts_of(coarse)
     # Clipped above, so that the threshold parts tissue from background, not fat or a bright tumor from tissue.
-    low, high = np.percentile(values, (1, bright_percentile))
+    low, high = percentiles(LEVELS, levels, (1, bright_percentile))
     if high - low < MIN_CONTRAST:
         return None
-    threshold = _threshold(values.clip(low, high))
+    threshold = _threshold(LEVELS.clip(low, high), levels)
     labels = connected_parts(_opened(_closed(values > threshold)))
     counts = np.bincount(labels.ravel())
     counts[0] = 0
@@ -141,9 +142,14 @@ def _around_small_head(gray: Image.Image) -> tuple[int, int, int, int] | None:
     return box[0], box[1], min(box[2], gray.width), min(box[3], gray.height)
 
 
-def _threshold(values: np.ndarray) -> float:
-    """Return a level between background and tissue: below Otsu's, so that dark tissue still counts as head."""
-    counts, edges = np.histogram(values, bins=64)
+def _threshold(values: np.ndarray, times: np.ndarray) -> float:
+    """Return a level between background and tissue: below Otsu's, so that dark tissue still counts as head.
+
+    Args:
+        values: Float [256], ascending.
+        times: Int [256], how many pixels have each value.
+    """
+    counts, edges = np.histogram(values[times > 0], bins=64, weights=times[times > 0])
     centers = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below
@@ -151,7 +157,8 @@ def _threshold(values: np.ndarray) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
     otsu = edges[1 + int(np.nanargmax(between[:-1]))]
-    background = np.percentile(values[values <= otsu], 25)
+    dark = values <= otsu
+    background = percentiles(values[dark], times[dark], [25])[0]
     return background + 0.4 * (otsu - background)
 
 
@@ -173,34 +180,35 @@ def _grown(mask: np.ndarray, outside: bool = False) -> np.ndarray:
 
 def connected_parts(mask: np.ndarray) -> np.ndarray:
     """Number the connected parts of a mask (4 neighbors), int64 like it; 0 is outside."""
-    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    # A frame of zeros, so that every pixel has four neighbors; a part gets the highest position of its pixels.
+    mask = np.pad(mask, 1)
+    labels = np.arange(mask.size).reshape(mask.shape) * mask
     while True:
-        padded = np.pad(labels, 1)
-        neighbors = np.maximum(
-            np.maximum(padded[:-2, 1:-1], padded[2:, 1:-1]), np.maximum(padded[1:-1, :-2], padded[1:-1, 2:])
-        )
-        grown = np.where(mask, np.maximum(labels, neighbors), 0)
+        grown = labels.copy()
+        inner = grown[1:-1, 1:-1]
+        for neighbor in (labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:]):
+            np.maximum(inner, neighbor, out=inner)
         # A label is also the position of a pixel of the same part: taking over its label halves the way.
-        grown = np.where(mask, grown.ravel()[grown - 1], 0)
+        grown = grown.ravel()[grown * mask]
         if np.array_equal(grown, labels):
-            return labels
+            return labels[1:-1, 1:-1]
         labels = grown
 
 
-def _stretch(pixels: np.ndarray, head: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Map the background to black and the brightest half percent of the head to white; uint8, black beside the head."""
+def _stretch(gray: Image.Image, head: np.ndarray, box: tuple[int, int, int, int]) -> Image.Image:
+    """Map the background to black and the brightest half percent of the head to white; black beside the head."""
     left, top, right, bottom = box
-    shape = pixels.shape[::-1]
-    inside = np.asarray(Image.fromarray(head).resize(shape, Image.Resampling.NEAREST))[top:bottom, left:right]
-    crop = pixels[top:bottom, left:right]
-    low, dark, high = np.percentile(crop[inside], (1, 20, WHITE_PERCENTILE))
+    inside = np.asarray(Image.fromarray(head).resize(gray.size, Image.Resampling.NEAREST))[top:bottom, left:right]
+    crop = gray.crop(box)
+    counts = counts_of(crop, inside)
+    low, dark, high = percentiles(LEVELS, counts, (1, 20, WHITE_PERCENTILE))
     if not inside.all():
-        low = min(max(low, np.median(crop[~inside])), dark)
+        low = min(max(low, percentiles(LEVELS, counts_of(crop) - counts, [50])[0]), dark)
     # Once for each brightness instead of each pixel: a large image has fifty million.
     scaled = (np.arange(256, dtype=np.float32) - low) * (255 / max(high - low, 1))
-    stretched = scaled.clip(0, 255).round().astype(np.uint8)[pixels]
-    around = Image.fromarray(_grown(_filled(head))).resize(shape, Image.Resampling.NEAREST)
-    return np.where(around, stretched, np.uint8(0))
+    stretched = gray.point(scaled.clip(0, 255).round().astype(np.uint8).tolist())
+    around = Image.fromarray(_grown(_filled(head))).resize(gray.size, Image.Resampling.NEAREST)
+    return Image.composite(stretched, Image.new("L", gray.size), around)
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:

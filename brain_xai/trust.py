@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from brain_xai.gate import Gate, packed, unpacked
 
@@ -25,10 +24,8 @@ MESSAGES = {
 }
 # With one of these, the honest answer is "cannot say".
 CANNOT_SAY = ("not_brain_mri", "unusual_scan", "low_margin")
-# Pixels darker than this count as background.
-DARK = 16
-# How many numbers `describe_view` returns, and how many distances the gate looks at.
-MEASURES, DISTANCES = 8, 2
+# How many distances the gate looks at.
+DISTANCES = 2
 
 # Fields of `Trust` in a checkpoint; a threshold that is left out stands for a warning that is never given.
 ARRAYS = ("mean", "scale", "axes", "spread", "centers")
@@ -41,8 +38,8 @@ class Seen:
     """What the warnings about one image follow from.
 
     Attributes:
-        features: Float [d], the model's pooled features and `describe_view`.
-        measures: Float [m], see `brain_xai.gate.measures`.
+        features: Float [d], the model's pooled features and `Looks.view`.
+        measures: Float [m], see `brain_xai.looks`.
         probabilities: One per class.
         evidence_against: The strongest evidence against a recognized "no tumor", see `brain_xai.doubts`.
     """
@@ -165,38 +162,3 @@ def _measured(rates: Mapping[str, Mapping]) -> dict[str, dict[str, float]]:
         str(code): {key: float(rate[key]) for key in ("value", "low", "high")} | {"n": int(rate["n"])}
         for code, rate in dict(rates).items()
     }
-
-
-def describe_view(view: Image.Image) -> np.ndarray:
-    """Return plain measures of an image, float32 [8], each about 0 to 1.
-
-    They are the shares of dark pixels, of dark corners and of white pixels, mean and deviation of what is not dark,
-    sharpness, likeness of the two halves, and how much of the middle is filled.
-    """
-    pixels = np.asarray(view.convert("L"), dtype=np.float32) / 255
-    lit, corner = pixels * 255 > DARK, max(len(pixels) // 8, 1)
-    corners = np.concatenate([pixels[y, x].ravel() for y in _ends(corner) for x in _ends(corner)])
-    tissue = pixels[lit] if lit.any() else np.zeros(1, dtype=np.float32)
-    steps = np.abs(np.diff(pixels, axis=0)).mean() + np.abs(np.diff(pixels, axis=1)).mean()
-    mirrored = pixels[:, ::-1]
-    deviation = pixels.std()
-    alike = ((pixels - pixels.mean()) * (mirrored - pixels.mean())).mean() / deviation**2 if deviation > 0 else 1.0
-    quarter = len(pixels) // 4
-    middle = lit[quarter : 3 * quarter, quarter : 3 * quarter]
-    return np.array(
-        [
-            1 - lit.mean(),
-            (corners * 255 <= DARK).mean(),
-            (pixels > 0.98).mean(),
-            tissue.mean(),
-            tissue.std(),
-            10 * steps,
-            alike,
-            middle.mean(),
-        ],
-        dtype=np.float32,
-    )
-
-
-def _ends(length: int) -> tuple[slice, slice]:
-    return slice(None, length), slice(-length, None)

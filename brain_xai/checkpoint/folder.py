@@ -20,9 +20,9 @@ from brain_xai.checkpoint.schema import (
 )
 from brain_xai.classifier import CheckpointInfo, Classifier
 from brain_xai.framing import FRAME_VERSION
-from brain_xai.gate import MEASURED
+from brain_xai.looks import DESCRIBED, MEASURED
 from brain_xai.preprocess import Preprocessing
-from brain_xai.trust import DISTANCES, MEASURES, Trust
+from brain_xai.trust import DISTANCES, Trust
 
 
 def save_checkpoint(
@@ -138,7 +138,7 @@ def _read_trust(own: dict, model: torch.nn.Module) -> Trust | None:
         trust = Trust.from_json(own["trust"])
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    expected = getattr(model, "head_hidden_size", model.num_features) + MEASURES
+    expected = getattr(model, "head_hidden_size", model.num_features) + DESCRIBED
     if len(trust.mean) != expected:
         raise CheckpointError(f"trust in config.json is for {len(trust.mean)} features; this model has {expected}.")
     inputs = len(trust.spread) + DISTANCES + MEASURED

@@ -193,7 +193,7 @@ def _predict(classifier: Classifier, study: Study, indices: range) -> list[Predi
     """Return the answers for some slices, from one forward pass."""
     prepared = [classifier.prepare(study.image(index)) for index in indices]
     output = classifier.forward(torch.cat([one.pixel_values for one in prepared]))
-    return [classifier.prediction(output.single(k), one) for k, one in enumerate(prepared)]
+    return [classifier.prediction(output.single(k), one.looks) for k, one in enumerate(prepared)]
 
 
 def _placed(prediction: Prediction, place: Place) -> Prediction:

@@ -69,7 +69,7 @@ def predict(image: Upload, checkpoint: str = "default") -> dict:
     classifier = get_classifier(checkpoint)
     scan = read_upload(image)
     prepared = classifier.prepare(scan)
-    prediction = classifier.prediction(classifier.forward(prepared.pixel_values), prepared)
+    prediction = classifier.prediction(classifier.forward(prepared.pixel_values), prepared.looks)
     count_answer(prediction)
     return {
         **answers.describe_prediction(prediction),

@@ -14,7 +14,7 @@ from brain_xai.checkpoint.folder import save_checkpoint
 from brain_xai.explanation import explain
 from brain_xai.gate import Gate
 from brain_xai.preprocess import Preprocessing
-from brain_xai.trust import MEASURES, MESSAGES, Seen, Trust, describe_view
+from brain_xai.trust import MESSAGES, Seen, Trust
 from tests.helpers.scans import LABELS, make_scan
 from training.learning.trust_fit import Described, describe, fit_distance, stored, with_thresholds
 
@@ -154,18 +154,6 @@ def test_the_plain_numbers_of_earlier_checkpoints_are_read():
 def test_other_content_is_refused(change):
     with pytest.raises(ValueError, match="trust"):
         Trust.from_json(flat_trust().to_json() | change)
-
-
-def test_plain_measures_of_known_images():
-    black, white = (describe_view(Image.new("L", (40, 40), value)) for value in (0, 255))
-    assert black.tolist() == [1, 1, 0, 0, 0, 0, 1, 0]
-    assert white.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
-    assert len(black) == MEASURES
-    halves = np.zeros((40, 40), np.uint8)
-    halves[:, 20:] = 255
-    # Half is dark, two of four corners are, one edge of 255 on 39 steps, the halves are each other's opposite.
-    expected = [0.5, 0.5, 0.5, 1, 0, 10 / 39, -1, 0.5]
-    assert describe_view(Image.fromarray(halves)).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from brain_xai.checkpoint import load_checkpoint
 from brain_xai.classifier import Classifier, Prediction
 from brain_xai.explanation import color_scale, explain
 from brain_xai.forward import ModelOutput
+from brain_xai.looks import Looks
 from brain_xai.methods import METHODS
-from brain_xai.preprocess import ModelInput, UnreadableImage, prepare
+from brain_xai.preprocess import Preprocessing, UnreadableImage, prepare
 from training.data.archive import Archive
 from training.data.sources import DataError
 from training.evaluation.held_out import for_views
@@ -79,24 +81,36 @@ class Job:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What was read of one image: its `looks`, and its `view` if that is needed later; or else the `error`."""
+
+    index: int
+    looks: Looks | None = None
+    view: Image.Image | None = None
+    error: str | None = None
+
+
 class _Views(Dataset):
-    """The images of one chunk as the model sees them, read in worker processes."""
+    """The images of an archive as the model sees them, read and described in worker processes."""
 
-    def __init__(self, archive: Archive, indices: range, classifier: Classifier):
-        self.archive, self.indices = archive, indices
-        self.preprocessing = classifier.preprocessing
+    def __init__(self, job: Job, preprocessing: Preprocessing):
+        self.archive, self.preprocessing, self.keep_view = job.archive, preprocessing, job.maps is not None
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[int, ModelInput | None, str]:
-        index = self.indices[position]
+    def __getitem__(self, index: int) -> tuple[_Read, torch.Tensor | None]:
         try:
-            return index, prepare(self.archive.open(index), self.preprocessing), ""
+            found = prepare(self.archive.open(index), self.preprocessing)
         except UnreadableImage as error:
-            return index, None, str(error)
+            return _Read(index, error=str(error)), None
         except OSError as error:
-            return index, None, f"The file cannot be read: {type(error).__name__}."
+            return _Read(index, error=f"The file cannot be read: {type(error).__name__}."), None
+        return _Read(index, found.looks, found.view if self.keep_view else None), found.pixel_values
+
+
+def _together(batch: list[tuple[_Read, torch.Tensor | None]]) -> tuple[list[_Read], torch.Tensor | None]:
+    """Join the pixel values of a batch already in the process that read it: one tensor is handed over, not many."""
+    readable = [pixel_values for _, pixel_values in batch if pixel_values is not None]
+    return [read for read, _ in batch], torch.cat(readable) if readable else None
 
 
 def load_members(job: Job, device: torch.device) -> list[Classifier]:
@@ -123,30 +137,23 @@ def revision_of(members: Sequence[Classifier]) -> str:
     return "+".join(member.info.revision for member in members)
 
 
-def answer_chunk(job: Job, members: Sequence[Classifier], indices: range) -> pa.Table:
-    """Return the rows of one chunk."""
-    loader = DataLoader(
-        _Views(job.archive, indices, members[0]),
-        batch_size=job.batch_size,
-        num_workers=min(job.workers, len(indices)),
-        collate_fn=list,
-    )
-    rows = []
-    for batch in loader:
-        readable = [model_input for _, model_input, _ in batch if model_input is not None]
-        pixel_values = torch.cat([each.pixel_values for each in readable]) if readable else None
-        outputs = [member.forward(pixel_values) for member in members] if readable else []
-        position = 0
-        for index, model_input, error in batch:
-            row = {"file": job.archive.names[index], "error": error or None}
-            if model_input is not None:
-                answers = zip(members, outputs, strict=True)
-                row |= describe([member.prediction(output.single(position), model_input) for member, output in answers])
-                if job.maps is not None:
-                    row |= map_of(job.maps, members[0], outputs[0].single(position), model_input)
-                position += 1
-            rows.append(row)
-    return pa.Table.from_pylist(rows, schema=schema_of(members, job.maps))
+def answer_batch(
+    job: Job, members: Sequence[Classifier], batch: Sequence[_Read], pixel_values: torch.Tensor | None
+) -> list[dict]:
+    """Return the rows of one batch, whose readable images are in `pixel_values`."""
+    outputs = [] if pixel_values is None else [member.forward(pixel_values) for member in members]
+    rows, position = [], 0
+    for read in batch:
+        row = {"file": job.archive.names[read.index], "error": read.error}
+        if read.looks is not None:
+            singles = [output.single(position) for output in outputs]
+            answers = zip(members, singles, strict=True)
+            row |= describe([member.prediction(single, read.looks) for member, single in answers])
+            if job.maps is not None:
+                row |= map_of(job.maps, members[0], singles[0], read.view)
+            position += 1
+        rows.append(row)
+    return rows
 
 
 def describe(predictions: Sequence[Prediction]) -> dict:
@@ -158,13 +165,13 @@ def describe(predictions: Sequence[Prediction]) -> dict:
     return {"label": max(mean, key=mean.get), **columns, "warnings": list(codes)}
 
 
-def map_of(method: str, classifier: Classifier, output: ModelOutput, model_input: ModelInput) -> dict:
+def map_of(method: str, classifier: Classifier, output: ModelOutput, view: Image.Image) -> dict:
     """Return the columns of the map of one image, from its forward pass where the method needs no other."""
     together = METHODS[method].attribute_all_classes(classifier, output)
     if together:
         attribution, scale = together[0][int(output.logits[0].argmax())], color_scale(classifier, method)
     else:
-        explanation = explain(for_views(classifier), model_input.view, method)
+        explanation = explain(for_views(classifier), view, method)
         attribution, scale = explanation.attribution, explanation.scale
     buffer = io.BytesIO()
     np.save(buffer, attribution.astype(np.float16))
@@ -190,13 +197,23 @@ def schema_of(members: Sequence[Classifier], maps: str | None) -> pa.Schema:
 
 def answer_missing(job: Job, members: Sequence[Classifier], chunks: list[int], done: Callable[[int], None]) -> None:
     """Answer those of `chunks` that have no file yet; `done` is told the number of images after each."""
-    for chunk in chunks:
-        if not job.part(chunk).exists():
-            table = answer_chunk(job, members, job.chunks[chunk])
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer)
-            write_whole(job.part(chunk), buffer.getvalue())
-        done(len(job.chunks[chunk]))
+    missing, ranges = [chunk for chunk in chunks if not job.part(chunk).exists()], job.chunks
+    done(sum(len(ranges[chunk]) for chunk in set(chunks).difference(missing)))
+    starts = {chunk: range(0, len(ranges[chunk]), job.batch_size) for chunk in missing}
+    # One loader for all chunks, so that images are read while the model answers, across chunks, too.
+    loader = DataLoader(
+        _Views(job, members[0].preprocessing),
+        batch_sampler=[ranges[chunk][start : start + job.batch_size] for chunk in missing for start in starts[chunk]],
+        num_workers=job.workers if missing else 0,
+        collate_fn=_together,
+    )
+    reading = iter(loader)
+    for chunk in missing:
+        rows = [row for _ in starts[chunk] for row in answer_batch(job, members, *next(reading))]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema_of(members, job.maps)), buffer)
+        write_whole(job.part(chunk), buffer.getvalue())
+        done(len(rows))
 
 
 def merge(job: Job) -> None:

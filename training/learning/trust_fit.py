@@ -8,8 +8,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from brain_xai.classifier import Classifier
-from brain_xai.gate import Gate, expanded, plainly_foreign
-from brain_xai.preprocess import COLOR_INFO
+from brain_xai.gate import Gate, expanded
 from brain_xai.trust import Trust
 from training.data.foreign_images import KINDS
 
@@ -48,9 +47,9 @@ def describe(classifier: Classifier, images: Iterable[Any]) -> Described:
     rows = []
     for image in images:
         model_input = classifier.prepare(image)
-        seen = classifier.seen(classifier.forward(model_input.pixel_values), model_input)
-        plain = plainly_foreign(model_input.original, model_input.view.info.get(COLOR_INFO, 0.0))
-        rows.append((seen.features, seen.measures, seen.probabilities, seen.evidence_against, plain))
+        looks = model_input.looks
+        seen = classifier.seen(classifier.forward(model_input.pixel_values), looks)
+        rows.append((seen.features, seen.measures, seen.probabilities, seen.evidence_against, looks.plainly_foreign))
     return Described(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
