@@ -21,8 +21,14 @@ async function send(file) {
   }
 }
 
-// Files of a series, or a volume, go to the section for studies.
-const isStudy = (files) => files.length > 1 || /\.(zip|nii|nii\.gz)$/i.test(files[0]?.name);
+// Files of a series, a volume, or a DICOM file of many frames go to the section for studies.
+async function isStudy(files) {
+  if (files.length !== 1) return files.length > 1;
+  if (/\.(zip|nii|nii\.gz)$/i.test(files[0].name)) return true;
+  const head = new TextDecoder("latin1").decode(await files[0].slice(0, 65536).arrayBuffer());
+  const frames = /\x28\0\x08\0[^]{4}( *\d+)/.exec(head); // "number of frames" is an early element: tag, length, text
+  return head.startsWith("DICM", 128) && frames !== null && Number(frames[1]) > 1;
+}
 
 async function sendStudy(files) {
   note().textContent = say().busy;
@@ -41,7 +47,11 @@ async function sendStudy(files) {
   }
 }
 
-const receive = (files) => (isStudy(files) ? sendStudy([...files]) : send(files[0]));
+async function receive(list) {
+  const files = [...list]; // the browser empties the list
+  if (await isStudy(files)) await sendStudy(files);
+  else await send(files[0]);
+}
 
 element.addEventListener("change", (event) => {
   receive(event.target.files);

@@ -1,7 +1,6 @@
 """A visitor in a real browser: from the upload to the map, with no internet, beside another visitor."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,6 @@ from brain_xai.preprocess import MAX_FILE_BYTES
 from tests.helpers.scans import make_scan
 from tests.helpers.served import add_case, job_threads, save_tiny_checkpoint, served, wait_until
 
-sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
 # Layout shifts count unless they follow at once on what the visitor did, as in the measure "cumulative layout shift".
 WATCH_SHIFTS = """
 window.shifts = 0;
@@ -24,7 +17,7 @@ new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
 }).observe({ type: "layout-shift", buffered: true });
 """
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -35,42 +28,6 @@ def address(tmp_path_factory):
     slow = save_tiny_checkpoint(folder / "slow", ("glioma", "notumor"), side=1024)
     with served(quick, slow) as (_, address):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Return a function that opens the page as a new visitor; fails if the page asks another machine for anything."""
-    contexts, elsewhere = [], []
-
-    def open_page(width: int = 1280, height: int = 900, script: str = ""):
-        context = browser.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
-        context.set_default_timeout(200_000)  # long, for a busy machine
-        page = context.new_page()
-        page.add_init_script(script)
-        page.on(
-            "request", lambda request: elsewhere.append(request.url) if is_elsewhere(request.url, address) else None
-        )
-        page.goto(address)
-        page.locator("#image input[type=file]").wait_for(state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not elsewhere
-
-
-def is_elsewhere(url: str, address: str) -> bool:
-    return not url.startswith((address, "data:", "blob:"))
 
 
 def choose(page, path: Path) -> str:

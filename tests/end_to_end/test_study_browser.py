@@ -1,6 +1,5 @@
 """A study in a real browser: chosen where images are, looked through, saved, and gone with its visitor."""
 
-import shutil
 from pathlib import Path
 
 import pydicom
@@ -11,10 +10,7 @@ from tests.helpers.scans import LABELS
 from tests.helpers.served import save_tiny_checkpoint, served, wait_until
 from tests.helpers.studies import head, series_of, to_bytes, zipped
 
-sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no chromium is installed")]
+pytestmark = pytest.mark.browser
 SLICES = 10
 
 
@@ -29,23 +25,9 @@ def address(folder):
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser, address):
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.set_default_timeout(200_000)  # long, for a busy machine
-    page = context.new_page()
-    page.goto(address)
-    page.locator("#image input[type=file]").wait_for(state="attached")
-    yield page
-    context.close()
+def page(visit):
+    return visit(390, 844)
 
 
 def files_of(series, folder: Path) -> list[Path]:
@@ -76,6 +58,17 @@ def test_a_study_from_its_files_to_what_is_saved(page, tmp_path):
     with page.expect_download() as download:
         link.click()
     assert pydicom.dcmread(download.value.path()).NumberOfFrames == SLICES
+
+
+def test_one_file_of_many_frames_is_a_study(page, tmp_path):
+    [one] = series_of(head(slices=1), NumberOfFrames=4, PixelData=head(slices=4).tobytes())
+    (tmp_path / "frames").write_bytes(to_bytes(one))
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "frames")
+    page.locator("#study-panel").get_by_text("of 4:").wait_for()
+    [one] = series_of(head(slices=1), NumberOfFrames=1)
+    (tmp_path / "frame").write_bytes(to_bytes(one))
+    page.locator("#image input[type=file]").set_input_files(tmp_path / "frame")
+    page.locator("#overlay img").wait_for()
 
 
 def test_several_series_are_a_choice(page, tmp_path):
