@@ -33,6 +33,7 @@ LIMITS = (
 STYLE = """
 @page { size: A4; margin: 11mm 14mm; }
 * { box-sizing: border-box; }
+@media screen { body { padding: 4mm; } }
 body { font: 9.5pt/1.35 system-ui, "Segoe UI", Roboto, sans-serif; color: #1c1c1c; background: #fff;
   max-width: 182mm; margin: 0 auto; }
 header { display: flex; justify-content: space-between; align-items: baseline; border-bottom: 1.5pt solid #1c1c1c; }

@@ -3,8 +3,9 @@
 import inspect
 import json
 import re
-from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,9 @@ def localized(handler: Callable) -> Callable:
             steps, context = handler(*values), copy_context()
             context.run(of_request, request)
             try:
-                while (step := context.run(next, steps, None)) is not None:
-                    yield step
+                with _speaking(context):
+                    while (step := context.run(next, steps, None)) is not None:
+                        yield step
             finally:
                 steps.close()
     else:
@@ -100,10 +102,21 @@ def localized(handler: Callable) -> Callable:
         def spoken(request: gr.Request, *values: Any) -> Any:
             context = copy_context()
             context.run(of_request, request)
-            return context.run(handler, *values)
+            with _speaking(context):
+                return context.run(handler, *values)
 
     spoken.__name__ = handler.__name__
     return spoken
+
+
+@contextmanager
+def _speaking(context: Context) -> Iterator[None]:
+    """Translate the message of an error that Gradio is going to show."""
+    try:
+        yield
+    except gr.Error as error:
+        error.message = context.run(translated, error.message)
+        raise
 
 
 @cache

@@ -22,6 +22,7 @@ from brain_xai.study import (
     to_nifti,
 )
 from brain_xai.ui.inputs import UserError
+from brain_xai.ui.language import translated
 from brain_xai.ui.monitoring.monitor import count_answer
 
 # A study of the page lies in the memory of the server; a scan of the head has about 30 MB.
@@ -80,8 +81,8 @@ def save_table(explained: StudyExplanation) -> str:
 
 
 def save_report(explained: StudyExplanation) -> str:
-    """Save the report of a study for download and return its path."""
-    return _save(report_html(explained).encode(), "study_report.html")
+    """Save the report of a study, in the visitor's language, for download and return its path."""
+    return _save(report_html(explained, translate=translated).encode(), "study_report.html")
 
 
 def save_map(explained: StudyExplanation, progress: Callable[[int, int], object] | None = None) -> str:

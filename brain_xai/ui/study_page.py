@@ -22,10 +22,11 @@ from brain_xai.ui.language import _, label, localized, translated
 from brain_xai.ui.monitoring.monitor import count_refusal
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.study_shelf import Shelf
+from brain_xai.ui.viewer import colors_mean
 from brain_xai.unreadable import Series
 
 TITLE = "A whole study: DICOM series or NIfTI volume"
-UPLOAD = "Files of one series, a ZIP of them, or a .nii.gz"
+UPLOAD = "Files"
 HELP = (
     "Choose all DICOM files of one MR series, a ZIP of them, or one NIfTI file. Names and dates in the files are never "
     "read. Every slice is judged on its own. The files are deleted after 15 minutes."
@@ -81,8 +82,8 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
                 plane = gr.Dropdown(_planes(), value="", label=label("Plane"), elem_id="study-plane")
                 methods = [(method.title, method.key) for method in METHODS.values()]
                 method = gr.Dropdown(methods, value="grad_cam", label=label("Map"), elem_id="study-method")
-        series = gr.Dropdown([], label=label("Series"), visible=False, elem_id="study-series")
         notice = gr.HTML(elem_id="study-notice")
+        series = gr.Dropdown([], label=label("Series"), visible=False, elem_id="study-series")
         with gr.Column(visible=False, elem_id="study-result") as result:
             strip = gr.HTML(elem_id="study-strip", js_on_load=STRIP_SCRIPT)
             first = gr.Radio([], label=label("Most suspicious first"), elem_id="study-first")
@@ -102,12 +103,13 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
     asked = [files, checkpoint, method, plane, series, name]
     opening = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE, **PAGE}
     at_once = {"queue": False, "show_progress": "hidden", **PRIVATE}
-    for chosen in (files.upload, files.delete):
-        chosen(localized(_choose), asked, update, **opening)
+    files.delete(localized(_choose), asked, update, **opening)
+    sent = image.submit(_forward, image, [section, files], **at_once).then(None, js=_to_top("#study"), **PRIVATE)
+    for chosen in (files.upload, sent.then):
+        chosen(localized(_choose), asked, update, **opening).then(None, js=_to_top("#study-notice"), **PRIVATE)
     files.clear(_clear, name, update, **at_once)
     for changed in (plane, method, series):
         changed.input(localized(_open), asked, update, **opening)
-    image.submit(_forward, image, [section, files], **at_once).then(localized(_choose), asked, update, **opening)
     delete.click(_delete, name, [files, *update], **at_once)
     erase.click(None, js="() => document.querySelector('#delete').click()", **at_once)
     moving = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", **PRIVATE}
@@ -117,6 +119,11 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
     page.load(localized(load_study_section), None, [about, plane], **at_once)
     for button, save in buttons.items():
         button.click(localized(_saving(save)), name, [saved, notice], show_progress_on=saved, **PRIVATE, **QUICK)
+
+
+def _to_top(element: str) -> str:
+    """Return a script that brings a part of the page into view, once the page is as long as it will be."""
+    return f"() => requestAnimationFrame(() => document.querySelector('{element}').scrollIntoView())"
 
 
 def load_study_section() -> tuple[str, Any]:
@@ -295,11 +302,12 @@ def _panel(explained: StudyExplanation, index: int) -> str:
     said = escape(_(SHOWN, number=number, count=len(explained.study), numbers=numbers))
     described = escape(_(MAP_ALT, label=_(explained.text(explained.label)), number=number))
     alone = data_url(explanation.image(opacity=0, bar="none"))
+    drawn = data_url(explanation.image(bar=colors_mean(explanation)))
     return (
         f'<p aria-live="polite"><b>{said}</b></p><ul>{warnings}</ul>'
         '<div style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">'
         f'<img style="flex:1 1 280px;max-width:520px;min-width:0" alt="{_(SLICE_ALT, number=number)}" src="{alone}">'
-        f'<img style="flex:1 1 280px;max-width:520px;min-width:0" src="{data_url(explanation.image())}" '
+        f'<img style="flex:1 1 280px;max-width:520px;min-width:0" src="{drawn}" '
         f'alt="{described}"></div>'
     )
 

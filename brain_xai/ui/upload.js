@@ -41,7 +41,6 @@ async function sendStudy(files) {
     props.value = { files: sent };
     note().textContent = "";
     trigger("submit");
-    document.querySelector("#study").scrollIntoView();
   } catch (error) {
     note().textContent = say().failed;
   }

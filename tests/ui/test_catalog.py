@@ -22,10 +22,10 @@ HOLE = "\0"
 # A literal with holes says enough to tell which sentence is made of it.
 LONG = 15
 SENTENCE = re.compile(r"[A-Z\0].*\s.*[.?!…]", re.DOTALL)
-# What callers of the API, maintainers, and readers of the report of a study read, which are in English.
+# What callers of the API and maintainers read, which is in English.
 NOT_ON_THE_PAGE = re.compile(
     r"ui/(api|batch|calls|callers|endpoints|guard|mcp|serving|studies|study_api|hub_follower)\.py"
-    r"|study/(report|secondary_capture)\.py"
+    r"|study/secondary_capture\.py"
 )
 # So are errors for programmers.
 PROGRAMMING_ERRORS = {"ValueError", "TypeError", "RuntimeError", "SystemExit"}
