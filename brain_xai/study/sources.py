@@ -149,7 +149,8 @@ def _members(path: Path, stack: ExitStack, reads: Reads) -> list[Source]:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UnreadableStudy(DAMAGED_ZIP_TEXT) from error
-    infos = [info for info in archive.infolist() if not (info.is_dir() or _is_rubbish(info.filename))]
+    # Not `is_dir()`, which fails on a file without a name.
+    infos = [info for info in archive.infolist() if not (info.filename.endswith("/") or _is_rubbish(info.filename))]
     if len(infos) > MAX_FILES:
         raise UnreadableStudy(TOO_MANY_FILES_TEXT)
     if any(info.flag_bits & 1 for info in infos):

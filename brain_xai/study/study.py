@@ -142,7 +142,7 @@ class Study:
         """Return a slice as people see it, gray ("L"), with square pixels, in the window of the file or the volume."""
         values = self.slice(index)
         black, white = self._window(index, values)
-        gray = ((values - black) * (255 / (white - black))).clip(0, 255).round().astype(np.uint8)
+        gray = ((values - black) / (white - black) * 255).clip(0, 255).round().astype(np.uint8)
         image = Image.fromarray(gray)
         return image if image.size == self.image_size else image.resize(self.image_size, Image.Resampling.BICUBIC)
 
@@ -185,7 +185,7 @@ class Study:
         if not sample.size:
             return 0.0, 1.0
         black, white = np.percentile(sample, (BLACK_PERCENTILE, WHITE_PERCENTILE)).astype(float)
-        return black, white if white > black else black + 1.0
+        return black, white if white > black else black + max(1.0, abs(black))  # adding 1 is lost in large values
 
 
 def cut(volume: Volume, plane: str | None = None) -> Study:

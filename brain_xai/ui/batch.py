@@ -125,7 +125,8 @@ def _members(file: NamedFile) -> list[NamedFile]:
     try:
         _check_directory(file.path)
         with zipfile.ZipFile(file.path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            # Not `is_dir()`, which fails on a file without a name.
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
     except (zipfile.BadZipFile, OSError, NotImplementedError):
         return [NamedFile(file.name, file.path, error=BAD_ZIP)]
     return [

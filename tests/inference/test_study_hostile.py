@@ -276,6 +276,25 @@ def test_a_missing_file(tmp_path):
     assert "no longer there" in refusal(tmp_path / PATIENT)
 
 
+def test_a_file_without_a_name(tmp_path):
+    content = zipped(tmp_path / "named.zip", {"a name": b"DICM"}).read_bytes()
+    (tmp_path / "nameless.zip").write_bytes(content.replace(b"a name", b"\0 name"))  # a name ends at its first zero
+    with pytest.raises(UnreadableStudy, match="There is no DICOM or NIfTI file"):
+        read_study(tmp_path / "nameless.zip")
+
+
+@pytest.mark.parametrize("value", [1e30, 1e-40, 0.0])
+def test_a_volume_of_one_value_is_black(value, tmp_path):
+    volume = np.full((4, 5, 3), value, np.float32)
+    image = read_study(write_nifti(tmp_path / "a.nii", volume, np.eye(4))).image(0)
+    assert image.getextrema() == (0, 0)
+
+
+def test_a_volume_of_tiny_values_is_shown(tmp_path):
+    volume = np.linspace(0, 1e-40, 60).reshape(4, 5, 3).astype(np.float32)
+    assert read_study(write_nifti(tmp_path / "a.nii", volume, np.eye(4))).image(0).getextrema()[1] > 200
+
+
 def test_encrypted_and_oddly_packed_archives(tmp_path):
     path = zipped(tmp_path / "a.zip", {"a": to_bytes(series_of(VOLUME)[0])}, zipfile.ZIP_LZMA)
     assert "unusual" in refusal(path)

@@ -182,6 +182,13 @@ def test_hostile_zips_get_a_sentence(tmp_path, tiny):
     assert not (tmp_path.parent.parent / "outside.png").exists()
 
 
+def test_a_file_without_a_name_in_a_zip_is_an_image(tmp_path, scans, tiny):
+    content = zipped(tmp_path / "named.zip", [("a name", scans[0].read_bytes())]).read_bytes()
+    (tmp_path / "nameless.zip").write_bytes(content.replace(b"a name", b"\0 name"))  # a name ends at its first zero
+    [row] = predict_all(load_checkpoint(tiny), unpack(named([tmp_path / "nameless.zip"])), ignore).rows
+    assert (row.file, row.error) == ("", "")
+
+
 def test_a_batch_that_is_too_large_is_refused_before_it_is_read(tmp_path, scans):
     with pytest.raises(BadBatch, match="more than 1,000 images"):
         unpack(named([scans[0]] * (MAX_IMAGES + 1)))
