@@ -56,7 +56,8 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
     scan = read_upload(session.image)
     comparison = Comparison(classifier, scan, ordered(classifier), label, stop_event)
     job = BackgroundJob(comparison.draw, stop_event, comparison.seconds())
-    session.maps = {}
+    # The job writes to this one, also after the session is about another image and has a new one.
+    maps = session.maps = {}
     # Each map has its place from the beginning: the scan, darkened, stands in for those that are not ready.
     scan = enlarged(scan.convert("RGB"))
     titles = [METHODS[method].title for method in comparison.methods]
@@ -70,14 +71,14 @@ def tiles(question: Question, classifier: Classifier, stop_event: threading.Even
             yield PageUpdate(progress=texts.waiting(*step))
             continue
         explanation: Explanation = step.preview
-        session.maps[explanation.method] = explanation
+        maps[explanation.method] = explanation
         images[step.done] = _saved(draw_map(question, explanation)), METHODS[explanation.method].title
         yield PageUpdate(
             gallery=gr.update(value=list(images), **shown),
             progress=texts.progress(step.done, step.total, comparison.seconds(step.done)),
         )
     job.result()
-    warnings = classifier.disagreement_warnings(list(session.maps.values()))
+    warnings = classifier.disagreement_warnings(list(maps.values()))
     yield PageUpdate(gallery_notes=wording.warnings_html(warnings) + notes)
 
 

@@ -83,7 +83,10 @@ def on_question(question: Question) -> Updates:
         quick = wanted if updates.is_quick(wanted) else updates.possible(classifier, FIRST_METHOD)
         explanation = updates.explained(classifier, scan, quick, "predicted")
     except UserError as error:
-        yield updates.refusal(session, error)
+        if not stop_event.is_set():
+            yield updates.refusal(session, error)
+        return
+    if stop_event.is_set():  # the visitor has chosen something else by now
         return
     if session.case is None and not session.accepted:  # once for each image of a visitor
         count_answer(explanation.prediction)
@@ -98,7 +101,7 @@ def on_question(question: Question) -> Updates:
 def on_choice(question: Question) -> Updates:
     """Draw the map of another method or class; one that takes longer shows how it grows."""
     session = question.session
-    if session.asked == question.wish:
+    if session.asked == question.wish or session.is_waiting:
         return
     stop_event, session.asked = session.begin(), question.wish
     try:
@@ -127,6 +130,8 @@ def on_doubt(question: Question) -> Updates:
 def on_compare(question: Question) -> Updates:
     """Draw the maps of all methods, one by one."""
     session = question.session
+    if session.is_waiting:
+        return
     stop_event = session.begin()
     yield PageUpdate(session, progress=texts.waiting(0, 0), cancel=SHOWN)
     with contextlib.suppress(Cancelled):
@@ -136,7 +141,8 @@ def on_compare(question: Question) -> Updates:
                 if not stop_event.is_set():
                     yield update
         except UserError as error:
-            yield updates.refusal(session, error)
+            if not stop_event.is_set():
+                yield updates.refusal(session, error)
             return
     if not stop_event.is_set():
         yield PageUpdate(session, caption=updates.words(question, classifier), **NO_JOB)
@@ -165,6 +171,8 @@ def on_look(question: Question) -> PageUpdate:
     session = question.session
     if session.image is None:
         return PageUpdate(session, notice=texts.notice(texts.MAP_EXPIRED))
+    if session.is_waiting:
+        return PageUpdate(session)
     try:
         classifier, scan = updates.asked(question)
     except UserError as error:

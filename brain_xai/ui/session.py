@@ -45,6 +45,11 @@ class Session:
     running: threading.Event | None = None
     asked: tuple[str, str, str | None] | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is an image without an answer: what the visitor asks came late, and is about another one."""
+        return self.image is not None and self.explanation is None
+
     def show(self, image: Upload, case: Case | None = None) -> None:
         """Take another image in place of everything that belongs to the previous one."""
         self.stop()

@@ -1,5 +1,6 @@
 """The page's section for a whole study: a slider through the slices, the strip, what to look at first, downloads."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from html import escape
@@ -12,18 +13,23 @@ from gradio.blocks import Block
 from brain_xai.explanation import Cancelled
 from brain_xai.methods import METHODS
 from brain_xai.study import SeveralSeries, StudyExplanation, strip_html
-from brain_xai.study.explain import KEPT, percent
-from brain_xai.study.report import DISCLAIMER, EACH_SLICE, data_url
+from brain_xai.study.explain import KEPT
 from brain_xai.study.volume import PLANES
 from brain_xai.ui import studies
 from brain_xai.ui.inputs import UserError, get_classifier
-from brain_xai.ui.jobs import LANE, PAGE, QUICK, BackgroundJob, Progress, Waiting
+from brain_xai.ui.jobs import LANE, PAGE, BackgroundJob, Progress, Step, Waiting
 from brain_xai.ui.language import _, label, localized, translated
 from brain_xai.ui.monitoring.monitor import count_refusal
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.study_shelf import Shelf
-from brain_xai.ui.viewer import colors_mean
-from brain_xai.unreadable import Series
+from brain_xai.ui.study_views import (
+    alert_html,
+    first_choices,
+    notice_html,
+    panel_html,
+    series_text,
+    status_html,
+)
 
 TITLE = "A whole study: DICOM series or NIfTI volume"
 UPLOAD = "Files"
@@ -37,19 +43,21 @@ READING = "Reading the files …"
 LOOKING = "Slice {number} of {count} …"
 OTHERS_FIRST = "Waiting for others …"
 SEVERAL = "The files hold {count} series. Choose one below."
-ONE_SERIES = "{number}: {count} slices, {plane}, {width} × {height}"
-FACTS = "{count} slices, {plane}, {spacing} mm apart. Maps for {label}."
-SHOWN = "Slice {number} of {count}: {numbers}"
-SLICE_ALT = "Slice {number}"
-MAP_ALT = "What speaks for and against {label} in slice {number}"
 SAVE_TABLE, SAVE_REPORT, SAVE_MAP = "Save table (CSV)", "Save report (one page)", "Save map (NIfTI)"
 SAVE_IMAGES = "Save images (DICOM)"
 DELETE = "Delete my files now"
-FIRST = 8
 STATE_SECONDS = 60 * KEPT_MINUTES
 PRIVATE = {"api_visibility": "private", "preprocess": False}
 STRIP_SCRIPT = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 SHELF = Shelf()
+Save = Callable[[StudyExplanation, Callable[[int, int], None]], str]
+# What each button saves; maps report how far they are.
+SAVES: dict[str, Save] = {
+    SAVE_TABLE: lambda explained, _progress: studies.save_table(explained),
+    SAVE_REPORT: lambda explained, _progress: studies.save_report(explained),
+    SAVE_MAP: studies.save_map,
+    SAVE_IMAGES: studies.save_dicom,
+}
 
 
 class Update(NamedTuple):
@@ -90,12 +98,7 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
             position = gr.Slider(1, 2, 1, step=1, label=label("Slice"), elem_id="study-position", buttons=[])
             panel = gr.HTML(elem_id="study-panel")
             with gr.Row():
-                buttons = {
-                    gr.Button(label(SAVE_TABLE), size="sm"): studies.save_table,
-                    gr.Button(label(SAVE_REPORT), size="sm"): studies.save_report,
-                    gr.Button(label(SAVE_MAP), size="sm"): studies.save_map,
-                    gr.Button(label(SAVE_IMAGES), size="sm"): studies.save_dicom,
-                }
+                buttons = {gr.Button(label(text), size="sm"): save for text, save in SAVES.items()}
                 erase = gr.Button(label(DELETE), size="sm")
             saved = gr.File(label=label("Saved"), visible=False, interactive=False, elem_id="study-saved")
         name = gr.State(None, time_to_live=STATE_SECONDS, delete_callback=SHELF.remove)
@@ -118,7 +121,7 @@ def add(page: gr.Blocks, checkpoint: Block, delete: Block, image: gr.HTML) -> No
     strip.select(show_clicked_slice, name, update, **moving)
     page.load(localized(load_study_section), None, [about, plane], **at_once)
     for button, save in buttons.items():
-        button.click(localized(_saving(save)), name, [saved, notice], show_progress_on=saved, **PRIVATE, **QUICK)
+        button.click(localized(_saving(save)), name, [saved, notice], **opening | {"trigger_mode": "once"})
 
 
 def _to_top(element: str) -> str:
@@ -165,14 +168,11 @@ def _open(
         return
     choice, (name, closed) = studies.Choice(plane or None, series), reserved
     asking = gr.update(visible=False) if series is None else gr.skip()
-    yield Update(_status(_(READING)), series=asking, result=gr.update(visible=False), name=name)
+    yield Update(status_html(_(READING)), series=asking, result=gr.update(visible=False), name=name)
     job = BackgroundJob(lambda progress: _explained(files, choice, checkpoint, method, progress), closed)
     try:
         for step in job:
-            if isinstance(step, Waiting):
-                yield Update(_status(_(OTHERS_FIRST)))
-            else:
-                yield Update(_status(_(LOOKING, number=step.done, count=step.total)))
+            yield Update(status_html(_how_far(step)))
         yield _opened(name, closed, job.result())
     except Cancelled:
         return
@@ -186,12 +186,7 @@ def _open(
 def _explained(
     files: Any, choice: studies.Choice, checkpoint: str, method: str, progress: Progress
 ) -> StudyExplanation:
-    study = studies.read_uploaded_study(files, choice)
-
-    def step(done: int, total: int) -> None:
-        progress(done, total)
-        LANE.give_way()
-
+    study, step = studies.read_uploaded_study(files, choice), _giving_way(progress)
     step(0, len(study))
     classifier = get_classifier(checkpoint, allow_fallback=True)
     return studies.explain_uploaded_study(classifier, study, method, "suspected", step)
@@ -201,15 +196,10 @@ def _refused(error: UserError | ValueError) -> Update:
     """Say what is wrong, or ask which one of several series is meant."""
     if not isinstance(error, SeveralSeries):
         count_refusal()
-        return Update(_alert(translated(error.message if isinstance(error, UserError) else str(error))))
-    choices = [(_described(one), one.number) for one in error.series]
+        return Update(alert_html(translated(error.message if isinstance(error, UserError) else str(error))))
+    choices = [(series_text(one), one.number) for one in error.series]
     shown = gr.update(choices=choices, value=None, visible=True)
-    return Update(_status(_(SEVERAL, count=len(choices))), series=shown)
-
-
-def _described(series: Series) -> str:
-    width, height = series.size
-    return _(ONE_SERIES, number=series.number, count=series.slices, plane=_(series.plane), width=width, height=height)
+    return Update(status_html(_(SEVERAL, count=len(choices))), series=shown)
 
 
 def _clear(name: str | None) -> Update:
@@ -233,12 +223,12 @@ def _opened(name: str, closed: threading.Event, explained: StudyExplanation) -> 
         raise Cancelled
     opened.compute_ahead(KEPT)
     return Update(
-        _notice(explained),
+        notice_html(explained),
         result=gr.update(visible=True),
         strip=strip_html(explained, opened.current, _),
-        first=gr.update(choices=_first(explained), value=opened.current + 1),
+        first=gr.update(choices=first_choices(explained), value=opened.current + 1),
         position=gr.update(maximum=max(len(explained.study), 2), value=opened.current + 1),
-        panel=_panel(explained, opened.current),
+        panel=panel_html(explained, opened.current),
     )
 
 
@@ -258,7 +248,7 @@ def _show(number: Any, name: Any, moved: str) -> Update:
     """Show another slice: its map, its numbers and its place on the strip."""
     opened = SHELF.get(name)
     if opened is None:
-        return Update(_alert(_(GONE)), result=gr.update(visible=False), name=None)
+        return Update(alert_html(_(GONE)), result=gr.update(visible=False), name=None)
     explained = opened.explained
     wanted = int(number) if isinstance(number, int | float) else 1
     opened.current = index = min(max(wanted, 1), len(explained.study)) - 1
@@ -266,55 +256,36 @@ def _show(number: Any, name: Any, moved: str) -> Update:
         strip=strip_html(explained, index, _),
         first=gr.skip() if moved == "list" else gr.update(value=index + 1),
         position=gr.skip() if moved == "slider" else index + 1,
-        panel=_panel(explained, index),
+        panel=panel_html(explained, index),
     )
 
 
-def _saving(save: Callable[[StudyExplanation], str]) -> Callable[[str | None], tuple[Any, Any]]:
-    def save_study(name: str | None) -> tuple[Any, Any]:
+def _saving(save: Save) -> Callable[[str | None], Iterator[tuple[Any, Any]]]:
+    def save_study(name: str | None) -> Iterator[tuple[Any, Any]]:
         opened = SHELF.get(name)
         if opened is None:
-            return gr.update(visible=False), _alert(_(GONE))
-        return gr.update(value=save(opened.explained), visible=True), gr.skip()
+            yield gr.update(visible=False), alert_html(_(GONE))
+            return
+        job = BackgroundJob(lambda progress: save(opened.explained, _giving_way(progress)), opened.closed)
+        with contextlib.suppress(Cancelled):
+            for step in job:
+                yield gr.skip(), status_html(_how_far(step))
+            yield gr.update(value=job.result(), visible=True), notice_html(opened.explained)
 
     return save_study
 
 
-def _first(explained: StudyExplanation) -> list[tuple[str, int]]:
-    return [
-        (f"{index + 1} ({percent(explained.suspicion(index))})", index + 1) for index in explained.highlights(FIRST)
-    ]
+def _how_far(step: Step | Waiting) -> str:
+    if isinstance(step, Waiting):
+        return _(OTHERS_FIRST)
+    return _(LOOKING, number=step.done, count=step.total)
 
 
-def _notice(explained: StudyExplanation) -> str:
-    study = explained.study
-    spacing, target = f"{study.spacing[0]:.1f}", _(explained.text(explained.label))
-    facts = _(FACTS, count=len(study), plane=_(study.plane), spacing=spacing, label=target)
-    messages = [facts, _(EACH_SLICE), *(translated(warning.message) for warning in explained.warnings)]
-    return f'<div role="status"><p><b>{_(DISCLAIMER)}</b></p><p>{escape(" ".join(messages))}</p></div>'
+def _giving_way(progress: Progress) -> Callable[[int, int], None]:
+    """Return what reports how many slices are done, and lets others pass after each."""
 
+    def step(done: int, total: int) -> None:
+        progress(done, total)
+        LANE.give_way()
 
-def _panel(explained: StudyExplanation, index: int) -> str:
-    """Return a slice beside its map, with its probabilities and warnings. Nothing of it becomes a file."""
-    explanation, prediction = explained.explanation(index), explained.predictions[index]
-    warnings = "".join(f"<li>{escape(translated(warning.message))}</li>" for warning in prediction.warnings)
-    number, numbers = index + 1, explained.numbers(index, _)
-    said = escape(_(SHOWN, number=number, count=len(explained.study), numbers=numbers))
-    described = escape(_(MAP_ALT, label=_(explained.text(explained.label)), number=number))
-    alone = data_url(explanation.image(opacity=0, bar="none"))
-    drawn = data_url(explanation.image(bar=colors_mean(explanation)))
-    return (
-        f'<p aria-live="polite"><b>{said}</b></p><ul>{warnings}</ul>'
-        '<div style="display:flex;flex-wrap:wrap;gap:8px;align-items:flex-start">'
-        f'<img style="flex:1 1 280px;max-width:520px;min-width:0" alt="{_(SLICE_ALT, number=number)}" src="{alone}">'
-        f'<img style="flex:1 1 280px;max-width:520px;min-width:0" src="{drawn}" '
-        f'alt="{described}"></div>'
-    )
-
-
-def _status(text: str) -> str:
-    return f'<p role="status">{escape(text)}</p>'
-
-
-def _alert(text: str) -> str:
-    return f'<p role="alert" class="error">{escape(text)}</p>'
+    return step

@@ -20,7 +20,7 @@ class OpenStudy:
     def __init__(self, explained: StudyExplanation, closed: threading.Event):
         self.explained = explained
         self.current = explained.ranking()[0]
-        self._closed = closed
+        self.closed = closed
 
     def compute_ahead(self, count: int) -> threading.Thread:
         """Start to compute the `count` maps nearest to `current`, wherever that moves; ends when the study closes."""
@@ -31,7 +31,7 @@ class OpenStudy:
     def _compute(self, count: int) -> None:
         left = set(range(len(self.explained.study)))
         with self._turn:
-            while left and count and not self._closed.is_set():
+            while left and count and not self.closed.is_set():
                 nearest = min(left, key=lambda index: abs(index - self.current))
                 left.remove(nearest)
                 count -= 1

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import gradio as gr
@@ -139,25 +139,27 @@ def drawn(
     ready = session.maps.get(question.method)
     try:
         if ready is not None and ready.label == question.target:
-            session.explanation = ready
+            explanation = ready
         elif is_quick(question.method):
-            session.explanation = explained(classifier, scan, question.method, question.target or "predicted")
+            explanation = explained(classifier, scan, question.method, question.target or "predicted")
         else:
-            yield from _grown(question, classifier, scan, stop_event)
+            explanation = yield from _grown(question, classifier, scan, stop_event)
     except UserError as error:
-        yield refusal(session, error)
+        if not stop_event.is_set():
+            yield refusal(session, error)
         return
     except Cancelled:
         return
-    if stop_event.is_set() or session.explanation is None:
+    if stop_event.is_set():  # the session may be about another image by now
         return
+    session.explanation = explanation
     yield map_shown(question, classifier)._replace(**NO_JOB)
 
 
 def _grown(
     question: Question, classifier: Classifier, scan: Image.Image, stop_event: threading.Event
-) -> Iterator[PageUpdate]:
-    """Yield the progress of a map that takes long, with the map so far in its own place; keep it in the session."""
+) -> Generator[PageUpdate, None, Explanation]:
+    """Yield the progress of a map that takes long, with the map so far in its own place; return it."""
     session, sent = question.session, 0.0
 
     def work(progress: Progress) -> Explanation:
@@ -180,9 +182,7 @@ def _grown(
             yield _preview(question, classifier, step.preview)._replace(
                 progress=texts.progress(step.done, step.total, left)
             )
-    explanation = job.result()
-    if not stop_event.is_set():
-        session.explanation = explanation
+    return job.result()
 
 
 def _preview(question: Question, classifier: Classifier, attribution: np.ndarray | None) -> PageUpdate:
@@ -209,7 +209,8 @@ def panel(question: Question, scan: Image.Image) -> str:
 def covered(question: Question, region: Callable[[Classifier, Image.Image], np.ndarray | None]) -> PageUpdate:
     """Cover a region of the scan, if there is one, and show what the model answers for the rest."""
     session = question.session
-    if session.explanation is None:
+    image, explanation = session.image, session.explanation
+    if explanation is None:
         return PageUpdate(session, notice=texts.notice(texts.MAP_EXPIRED))
     try:
         classifier, scan = asked(question)
@@ -218,6 +219,8 @@ def covered(question: Question, region: Callable[[Classifier, Image.Image], np.n
     mask = region(classifier, scan)
     if mask is None:
         return PageUpdate(session, covered=f"<p>{_(texts.NO_OUTLINE)}</p>")
+    words, rows = covering.ask(classifier, scan, mask, explanation.prediction)
+    if session.image is not image:  # the visitor has chosen another one by now
+        return PageUpdate(session)
     session.covered = mask
-    words, rows = covering.ask(classifier, scan, mask, session.explanation.prediction)
     return PageUpdate(session, covered=words, uncover=SHOWN, target=gr.update(choices=rows), scan=panel(question, scan))

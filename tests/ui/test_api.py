@@ -22,6 +22,7 @@ from brain_xai.ui.page import build_page
 from tests.helpers.at_hub import use
 from tests.helpers.scans import LABELS
 from tests.helpers.served import METRICS, free_port, job_threads, save_tiny_checkpoint, served, upload, wait_until
+from tests.helpers.studies import head, write_nifti
 
 SIZES = {"width": 90, "height": 90, "model_width": 64, "model_height": 64}
 FOR_CNNS = [key for key in METHODS if key != "attention_relevance"]
@@ -225,6 +226,23 @@ def test_the_schema_is_the_recorded_one(address, tiny, slow, transformer, measur
     names = {tiny: "org/first", slow: "org/second", transformer: "org/third", measured: "org/fourth"}
     current = describe_api(address, names)
     assert current == json.loads(RECORDED.read_text()), RENEW.format(json.dumps(current, indent=1))
+
+
+def test_the_api_speaks_english_whatever_language_a_call_asks_for(address, folder, scan, client):
+    german = {"headers": {"Accept-Language": "de"}, "download_files": folder / "german"}
+    german_client = Client(address, verbose=False, analytics_enabled=False, **german)
+    (folder / "note.png").write_text("Es tut weh.")
+    calls = [{"image": handle_file(folder / "note.png")}, {"image": handle_file(scan), "checkpoint": "?"}]
+    for call in calls:
+        said = []
+        for caller in (client, german_client):
+            with pytest.raises(AppError) as error:
+                caller.predict(**call, api_name="/predict")
+            said.append(error.value.message)
+        assert said[0] == said[1]
+    volume = write_nifti(folder / "a.nii.gz", head(slices=2).transpose(2, 1, 0), np.diag([-1.0, -1, 5, 1]))
+    report = german_client.predict(files=[handle_file(volume)], api_name="/study")[3]
+    assert "Not for diagnosis" in Path(report).read_text()
 
 
 def test_these_endpoints_and_no_others_are_public(address):

@@ -22,7 +22,7 @@ from brain_xai.ui.inputs import UserError
 from brain_xai.ui.privacy import KEPT_MINUTES
 from brain_xai.ui.session import PageUpdate, Question, Session
 from tests.helpers.at_hub import use
-from tests.helpers.scans import LABELS
+from tests.helpers.scans import LABELS, make_scan
 from tests.helpers.served import free_port, job_threads, upload, wait_until
 
 
@@ -163,12 +163,48 @@ def test_a_map_that_was_cancelled_or_refused_can_be_asked_for_again(asked, slow,
         broken.setattr(updates, "explained", raise_refusal)
         [refused] = handlers.on_choice(replace(asked, checkpoint=slow, method="saliency", target="low_grade"))
     assert "role=" in refused.notice
+    list(handlers.on_question(replace(asked, checkpoint=slow)))
     [drawn] = handlers.on_choice(replace(asked, checkpoint=slow, method="saliency", target="low_grade"))
     assert "Saliency" in drawn.caption
 
 
 def raise_refusal(*_, **__):
     raise UserError("No memory is left.")
+
+
+@pytest.mark.parametrize("handler", [handlers.on_question, handlers.on_choice])
+def test_what_comes_late_is_not_shown_with_the_next_image(handler, asked, tmp_path, monkeypatch):
+    """Two clicks in quick succession: the first is still being answered when the second is."""
+    make_scan("notumor", 7, side=140).save(tmp_path / "next.png")
+    session, explained = asked.session, updates.explained
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(updates, "explained", explained)
+        late = explained(*arguments)
+        assert list(handlers.on_upload(replace(asked, target=None), upload(tmp_path / "next.png")))
+        return late
+
+    monkeypatch.setattr(updates, "explained", overtaken)
+    assert list(handler(replace(asked, method="saliency", target="glioma"))) == []
+    assert session.explanation.original.size == (140, 140)
+
+
+def test_a_comparison_that_was_overtaken_leaves_no_map_to_the_next_image(asked, scan):
+    steps = handlers.on_compare(asked)
+    next(steps)
+    next(steps)
+    assert wait_until(lambda: next(steps) and asked.session.maps)
+    asked.session.show(upload(scan))
+    list(steps)
+    assert asked.session.maps == {}
+
+
+def test_without_an_answer_there_is_nothing_to_choose_or_to_change(asked, scan):
+    """A list that is left, or a slider that comes to rest, after the next image was chosen."""
+    asked.session.show(upload(scan))
+    assert list(handlers.on_choice(replace(asked, method="saliency"))) == []
+    assert list(handlers.on_compare(asked)) == []
+    assert handlers.on_look(replace(asked, opacity=0.2)) == PageUpdate(asked.session)
 
 
 def test_closing_the_page_stops_its_job(asked, slow):

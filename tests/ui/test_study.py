@@ -4,6 +4,7 @@ import csv
 import gzip
 import struct
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -244,6 +245,24 @@ def test_the_page_takes_smaller_volumes_than_python(folder, here):
     assert "160 MB" in opened(path)[-1].notice
 
 
+def saved(name: str) -> Iterator[tuple]:
+    return study_page._saving(study_page.SAVES[study_page.SAVE_MAP])(name)
+
+
+def test_the_map_of_a_study_is_saved_slice_by_slice(archive, here):
+    name = opened(archive)[0].name
+    *steps, (file, notice) = saved(name)
+    assert f"Slice {SLICES} of {SLICES} …" in steps[-1][1]
+    assert file["value"].endswith(".nii.gz")
+    assert "Every slice is judged on its own" in notice
+    leaving = saved(name)
+    next(leaving)
+    study_page.SHELF.remove(name)  # the visitor is gone
+    assert not [file for file, _ in leaving if "value" in file]
+    assert wait_until(lambda: not job_threads())
+    assert "deleted" in next(saved(name))[1]
+
+
 @pytest.fixture
 def study(archive, tiny) -> OpenStudy:
     return OpenStudy(explain_study(load_checkpoint(tiny), read_study(archive)), threading.Event())
@@ -257,7 +276,7 @@ def test_maps_are_computed_ahead_nearest_first(study):
 
 def test_nothing_is_computed_for_a_closed_study(study):
     before = list(study.explained._kept)
-    study._closed.set()
+    study.closed.set()
     study.compute_ahead(SLICES).join()
     assert list(study.explained._kept) == before
 
