@@ -1,5 +1,7 @@
 """Class-activation maps: how much each position of a layer's feature map adds to the logit."""
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -159,15 +161,25 @@ def resample_to_image(feature_map: torch.Tensor, layer: TargetLayer, size: tuple
     Returns:
         Float32 [N, C, H, W] on the same device: bilinear between the centers, constant beyond the outer ones.
     """
+    grid = _sampling_grid(layer, tuple(feature_map.shape[2:]), tuple(size), feature_map.device)
+    grid = grid.expand(len(feature_map), -1, -1, -1)
+    return F.grid_sample(feature_map.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@functools.lru_cache(maxsize=16)  # the same for every image of a model, and it takes longer than resampling by it
+@torch.inference_mode(False)  # callers in any mode share it
+def _sampling_grid(
+    layer: TargetLayer, cells: tuple[int, int], size: tuple[int, int], device: torch.device
+) -> torch.Tensor:
+    """Return where each pixel of the image lies on the feature map, float32 [1, H, W, 2] as `grid_sample` wants it."""
     # The usual stretching assumes that position i is centered at stride * (i + 1/2) - 1/2. With the symmetric padding
     # of ResNet and EfficientNet it is stride * i, half a stride further up and to the left.
     axes = []
-    for side, count, stride, offset in zip(size, feature_map.shape[2:], layer.stride, layer.offset, strict=True):
-        index = (torch.arange(side, device=feature_map.device) - offset) / stride
+    for side, count, stride, offset in zip(size, cells, layer.stride, layer.offset, strict=True):
+        index = (torch.arange(side, device=device) - offset) / stride
         axes.append((2 * index + 1) / count - 1)
     rows, columns = torch.meshgrid(*axes, indexing="ij")
-    grid = torch.stack([columns, rows], dim=-1).expand(len(feature_map), -1, -1, -1)
-    return F.grid_sample(feature_map.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.stack([columns, rows], dim=-1)[None]
 
 
 def to_image_space(feature_map: torch.Tensor, layer: TargetLayer, size: tuple[int, int]) -> np.ndarray:
