@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -140,7 +141,8 @@ def _keep_center_taps(model: nn.Module) -> nn.Module:
     """Overwrite the weights so that every convolution passes on only what lies at the center of its kernel.
 
     Then the gradient of one position leads straight to the center of its receptive field, even if
-    squeeze-and-excitation or a small image makes that field as large as the image.
+    squeeze-and-excitation or a small image makes that field as large as the image. Where branches of other centers
+    meet, as in a ResNet whose skip connections pool, each counts as much as the model's own normalization lets it.
     """
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
@@ -154,8 +156,17 @@ def _keep_center_taps(model: nn.Module) -> nn.Module:
             if module.bias is not None:
                 module.bias.data.zero_()
         elif isinstance(module, nn.BatchNorm2d):
+            if module.affine:
+                share = module.weight.detach().square()
+                module.register_forward_pre_hook(partial(_normalize_energy, share=share))
             module.reset_parameters()
     return model
+
+
+@torch.no_grad()
+def _normalize_energy(module: nn.BatchNorm2d, inputs: tuple[torch.Tensor], share: torch.Tensor) -> None:
+    """Give a layer's output, all of which is positive in the probe, the mean `share`, float [C]."""
+    module.weight.copy_(share / inputs[0].mean(dim=(0, 2, 3)).abs().clamp(min=1e-12))
 
 
 def _measure_grid(probe: nn.Module, name: str, size: list[int], device: torch.device) -> tuple[tuple, tuple]:
@@ -172,10 +183,11 @@ def _measure_grid(probe: nn.Module, name: str, size: list[int], device: torch.de
     grid_size = outputs[0].shape[2:]
     first = [(count - 1) // 2 for count in grid_size]
     second = [min(position + 1, count - 1) for position, count in zip(first, grid_size, strict=True)]
-    chosen = sum(outputs[0][item, :, *at].sum() for item, at in enumerate([first, second, first, second]))
+    # Unequal, because the plain sum over the channels is the same everywhere after layer norm.
+    weights = torch.linspace(1, 2, outputs[0].shape[1], device=device)
+    chosen = sum(weights @ outputs[0][item, :, *at] for item, at in enumerate([first, second, first, second]))
     gradient = torch.autograd.grad(chosen, images)[0].abs().sum(dim=1).cpu()
-    # Squeeze-and-excitation spreads a little gradient over the whole image: only the peak counts.
-    gradient = gradient * (gradient > gradient.amax(dim=(1, 2), keepdim=True) / 2)
+    gradient = _around_peak(gradient, [side / count for side, count in zip(size, grid_size, strict=True)])
     stride, offset = [], []
     for axis, side in enumerate(size):
         profile = gradient.sum(dim=2 - axis)
@@ -185,3 +197,19 @@ def _measure_grid(probe: nn.Module, name: str, size: list[int], device: torch.de
         stride.append(round(step, 2))
         offset.append(round(start - step * first[axis], 2) + 0.0)  # + 0.0 turns -0.0 into 0.0
     return tuple(stride), tuple(offset)
+
+
+def _around_peak(gradient: torch.Tensor, reach: list[float]) -> torch.Tensor:
+    """Return gradients [N, H, W] with zeros beyond `reach` (rows, columns) of each one's peak.
+
+    Squeeze-and-excitation spreads some gradient over the whole image. What is not clearly more than the most of that,
+    or, where that is much, than half of the peak, is zero as well.
+    """
+    rows, columns = (torch.arange(side) for side in gradient.shape[1:])
+    places = gradient.flatten(1).argmax(dim=1)[:, None]
+    near_rows = (rows - places // len(columns)).abs() <= reach[0]
+    near_columns = (columns - places % len(columns)).abs() <= reach[1]
+    near = near_rows[:, :, None] & near_columns[:, None]
+    elsewhere = (gradient * ~near).amax(dim=(1, 2), keepdim=True)
+    floor = torch.minimum(2 * elsewhere, gradient.amax(dim=(1, 2), keepdim=True) / 2)
+    return gradient * (near & (gradient > floor))

@@ -49,9 +49,13 @@ def test_grad_cam_by_hand():
     assert owl.max() == pytest.approx(-1 / 20 + 4 / 20 * beside_center, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "efficientnet_b0"])
+# Without pooling skip connections, every position (i, j) is centered at the pixel (32 i, 32 j).
+CENTERED = {"test_resnet": {"avg_down": False}, "test_efficientnet": {}, "efficientnet_b0": {}}
+
+
+@pytest.mark.parametrize("name", CENTERED)
 def test_grad_cam_equals_captum_and_sums_to_the_logit(name):
-    classifier = make_timm(name, (96, 128))
+    classifier = make_timm(name, (96, 128), **CENTERED[name])
     scan = make_scan((96, 128))
     pixel_values = classifier.prepare(scan).pixel_values
     layer = target_layer(classifier)
@@ -60,7 +64,7 @@ def test_grad_cam_equals_captum_and_sums_to_the_logit(name):
         grid = engine.attribute(pixel_values, target=2).detach()[0, 0].numpy()
     assert grid.shape == (3, 4)
     ours = explain(classifier, scan, "grad_cam", "owl").attribution
-    assert ours[::32, ::32] == pytest.approx(grid, abs=1e-5), "position (i, j) is centered at the pixel (32 i, 32 j)"
+    assert ours[::32, ::32] == pytest.approx(grid, abs=1e-5)
     logit = classifier.logits(pixel_values)[0, 2] - classifier.model.get_classifier().bias[2]
     assert ours[::32, ::32].sum() == pytest.approx(float(logit), abs=1e-4)
 
@@ -76,7 +80,7 @@ def test_grad_cam_refuses_a_model_without_a_feature_map():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 def test_one_forward_pass_predicts_and_maps_all_classes(name):
-    classifier = make_timm(name, (96, 96))
+    classifier = make_timm(name, (96, 96), **CENTERED[name])
     scan = make_scan((96, 96))
     # Both are measured once per model.
     assert target_layer(classifier)
@@ -198,7 +202,7 @@ def test_strongest_channels_by_hand(corners):
 
 
 def test_strongest_channels_equal_captums_activations():
-    classifier, scan = make_timm("test_resnet", (96, 96)), make_scan((96, 96))
+    classifier, scan = make_timm("test_resnet", (96, 96), avg_down=False), make_scan((96, 96))
     layer, prepared = target_layer(classifier), classifier.prepare(scan)
     with classifier.private_model() as model:
         expected = LayerActivation(model, model.get_submodule(layer.name)).attribute(prepared.pixel_values)[0]
@@ -293,7 +297,38 @@ def test_target_layer_of_nets_without_padding(model, layer, grid_size, stride, o
     check(target_layer(make_classifier(model, (32, 40))), layer, grid_size, stride, offset)
 
 
-@pytest.mark.parametrize(("name", "options"), [("resnet18", TINY_RESNET), ("test_efficientnet", {})])
+@pytest.mark.parametrize(
+    ("branch", "skip", "offset"),
+    [
+        # Each of three skip connections pools two by two positions of stride 4, 8 and 16: half of that further.
+        (0, 1, 2 + 4 + 8),
+        (1, 0, 0),
+        (1, 1, 7),
+        (1, 3, 0.9 * 14),  # variances add up: one to nine
+    ],
+)
+def test_branches_of_other_centers_count_as_much_as_they_add(branch, skip, offset):
+    classifier = make_timm("resnet18", (224, 224), **TINY_RESNET, avg_down=True)
+    for block in (classifier.model.layer2[0], classifier.model.layer3[0], classifier.model.layer4[0]):
+        torch.nn.init.constant_(block.bn2.weight, branch)
+        torch.nn.init.constant_(block.downsample[2].weight, skip)
+    layer = target_layer(classifier)
+    assert layer.stride == pytest.approx((32, 32), abs=0.3)
+    # The brightness of the probe is not the same everywhere, which shifts the shares a little.
+    assert layer.offset == pytest.approx((offset, offset), abs=0 if branch * skip == 0 else 0.5)
+
+
+def test_a_layer_norm_at_the_end_does_not_hide_the_layer():
+    # A plain sum of normalized channels is constant: its gradient is nothing but rounding.
+    layer = target_layer(make_timm("test_convnext", (160, 160)))
+    assert layer.stride == pytest.approx((32, 32), abs=0.5)
+    assert layer.offset == pytest.approx((15.5, 15.5), abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet18", TINY_RESNET), ("resnet18", TINY_RESNET | {"avg_down": True}), ("test_efficientnet", {})],
+)
 def test_measured_center_is_where_the_model_is_sensitive(name, options):
     # Without the probe, on random models and noise: the center of the pixels that change position (2, 2) most.
     layer = target_layer(make_timm(name, (224, 224), **options))
@@ -307,4 +342,5 @@ def test_measured_center_is_where_the_model_is_sensitive(name, options):
     center = (profiles @ torch.arange(224.0)).numpy()
     stretched = (2 + 0.5) * 32 - 0.5
     assert np.abs(center - layer.offset - np.multiply(layer.stride, 2)).max() < 5
-    assert np.abs(center - stretched).min() > 10, "where stretching the map would put it"
+    if not options.get("avg_down"):  # whose pools move the center nearly as far
+        assert np.abs(center - stretched).min() > 10, "where stretching the map would put it"
