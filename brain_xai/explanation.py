@@ -150,9 +150,9 @@ def explain(
     prepared = classifier.prepare(image)
     output = classifier.forward(prepared.pixel_values)
     index = classifier.target_index(target, output.logits[0])
-    together = chosen.attribute_all_classes(classifier, output) if engine == "auto" else None
-    if together:
-        attribution, used = together[0][index], together[1]
+    of_pass = chosen.attribute_of_pass(classifier, output, [index]) if engine == "auto" else None
+    if of_pass is not None:
+        attribution, used = of_pass[0][0], of_pass[1]
         progress(1, 1)
     else:
         request = Request(classifier, prepared.pixel_values, index, progress, engine)
@@ -173,8 +173,8 @@ def explain_all(
 ) -> dict[str, Explanation]:
     """Show what in an image speaks for each class.
 
-    Grad-CAM takes all maps from the one forward pass that predicts, if the head is a global average and one linear
-    layer. Occlusion covers the image once for all classes. Every method predicts only once.
+    Grad-CAM takes all maps from the one forward pass that predicts. Occlusion covers the image once for all classes.
+    Every method predicts only once.
 
     Args:
         classifier: The model to explain.
@@ -194,7 +194,7 @@ def explain_all(
     output = classifier.forward(prepared.pixel_values)
     together = None
     if engine == "auto":
-        together = chosen.attribute_all_classes(classifier, output)
+        together = chosen.attribute_of_pass(classifier, output, range(len(classifier.label_names)))
         if together is None and chosen.attribute_each_class:
             request = Request(classifier, prepared.pixel_values, target=0)
             together = chosen.attribute_each_class(request, **settings)

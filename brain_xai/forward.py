@@ -1,5 +1,6 @@
 """One forward pass of a model, which answers, draws Grad-CAM and tells unusual images apart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,3 +56,19 @@ def class_grids(output: ModelOutput, head: nn.Linear) -> torch.Tensor:
     """Return what each position of the feature map adds to the logits, [N, classes, h, w], for a `linear_head`."""
     height, width = output.features.shape[2:]
     return F.conv2d(output.features, head.weight[:, :, None, None]) / (height * width)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def gradient_grids(model: nn.Module, output: ModelOutput, targets: Sequence[int]) -> torch.Tensor:
+    """Return what `class_grids` returns, [N, targets, h, w], for any head: each channel times its mean gradient.
+
+    Only the head is run again. No hook is set and no gradient stored, so many threads can use the model.
+    """
+    features = output.features.clone().requires_grad_()  # which were made without gradients
+    logits = model.forward_head(features)
+    grids = []
+    for target in targets:
+        gradient = torch.autograd.grad(logits[:, target].sum(), features, retain_graph=True)[0]
+        grids.append((gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1))
+    return torch.stack(grids, dim=1)

@@ -1,6 +1,6 @@
 """METHODS, the one table that page, API, tests and README are made from; one file per family of methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,8 @@ class Method:
             for the target, < 0 against it), and the settings used, ready for JSON.
         attribute_each_class: Computes the attributions of all classes, [classes, H, W], for the price of one, from a
             `Request`, whose target does not matter, and the method's settings; None if the method has no such way.
-        attribute_all_classes: Computes attributions [classes, H, W] and settings from the forward pass that predicts
-            one image; None if the architecture does not allow it.
+        attribute_of_pass: Computes attributions [targets, H, W] of some classes and settings from the forward pass that
+            predicts one image; None if method or architecture do not allow it.
         engines: What can compute it: "captum", "shortcut", "combined" or "own", see `Explanation.settings`.
     """
 
@@ -45,8 +45,8 @@ class Method:
     reason_unsupported: Callable[[Classifier], str | None]
     attribute: Callable[..., tuple[np.ndarray, dict]]
     attribute_each_class: Callable[..., tuple[np.ndarray, dict]] | None = None
-    attribute_all_classes: Callable[[Classifier, ModelOutput], tuple[np.ndarray, dict] | None] = (
-        lambda classifier, output: None
+    attribute_of_pass: Callable[[Classifier, ModelOutput, Sequence[int]], tuple[np.ndarray, dict] | None] = (
+        lambda classifier, output, targets: None
     )
     engines: tuple[str, ...] = ("captum",)
 
@@ -72,7 +72,7 @@ METHODS = {
             forward_passes=1,
             reason_unsupported=cam.cam_unsupported,
             attribute=cam.grad_cam,
-            attribute_all_classes=cam.grad_cam_all_classes,
+            attribute_of_pass=cam.grad_cam_of_pass,
             engines=("shortcut", "captum"),
         ),
         Method(

@@ -1,13 +1,14 @@
 """Class-activation maps: how much each position of a layer's feature map adds to the logit."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from brain_xai.classifier import Classifier, linear_head
-from brain_xai.forward import ModelOutput, class_grids
+from brain_xai.forward import ModelOutput, class_grids, gradient_grids
 from brain_xai.methods.request import Request
 from brain_xai.methods.target_layer import TargetLayer, target_layer
 
@@ -30,37 +31,44 @@ def grad_cam(request: Request) -> tuple[np.ndarray, dict]:
     """Compute Grad-CAM without its final ReLU, so that evidence against the class stays visible.
 
     Args:
-        request: The class and image to explain. The engine "auto" needs no gradient if the head is a global average
-            followed by one linear layer; otherwise Captum's `LayerGradCam` is used.
+        request: The class and image to explain. The engine "auto" needs one forward pass and the gradient of the head
+            alone; "captum" is Captum's `LayerGradCam`, which goes forward and back through the whole model.
 
     Returns:
         The attribution, float32 [H, W] in logits per position of the feature map, > 0 for and < 0 against the class,
-        and the settings. With such a head the positions sum to the logit minus its bias.
+        and the settings. If the head is a global average followed by one linear layer, the positions sum to the logit
+        minus its bias.
 
     Reference:
         Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391
     """
     classifier, layer = request.classifier, target_layer(request.classifier)
-    shortcut = request.engine == "auto" and linear_head(classifier) is not None
-    if shortcut:
-        grid = class_grids(classifier.forward(request.pixel_values), linear_head(classifier))[:, request.target, None]
-    else:
-        grid = captum_grad_cam(request, layer)
+    shortcut = None
+    if request.engine == "auto":
+        shortcut = grad_cam_of_pass(classifier, classifier.forward(request.pixel_values), [request.target])
     request.progress(1, 1)
-    return to_image_space(grid, layer, request.size), _settings(layer, "shortcut" if shortcut else "captum")
+    if shortcut is not None:
+        return shortcut[0][0], shortcut[1]
+    return to_image_space(captum_grad_cam(request, layer), layer, request.size), _settings(layer, "captum")
 
 
-def grad_cam_all_classes(classifier: Classifier, output: ModelOutput) -> tuple[np.ndarray, dict] | None:
-    """Compute the Grad-CAM of every class from the forward pass that predicts one image.
+def grad_cam_of_pass(
+    classifier: Classifier, output: ModelOutput, targets: Sequence[int]
+) -> tuple[np.ndarray, dict] | None:
+    """Compute the Grad-CAM of some classes from the forward pass that predicts one image.
 
     Returns:
-        Attributions, float32 [classes, H, W] as `grad_cam` returns them, and the settings. None if the head is more
-        than a global average and one linear layer.
+        Attributions, float32 [targets, H, W] as `grad_cam` returns them, and the settings. None if the model is not
+        divided into features and head.
     """
-    if linear_head(classifier) is None:
+    if (linear := linear_head(classifier)) is not None:
+        every = class_grids(output, linear)
+        grids = torch.stack([every[:, target] for target in targets], dim=1)
+    elif hasattr(classifier.model, "forward_head"):
+        grids = gradient_grids(classifier.model, output, targets)
+    else:
         return None
     layer = target_layer(classifier)
-    grids = class_grids(output, linear_head(classifier))
     attributions = resample_to_image(grids, layer, classifier.preprocessing.size)[0]
     return attributions.cpu().numpy(), _settings(layer, "shortcut")
 

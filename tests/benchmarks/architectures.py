@@ -39,7 +39,7 @@ from tests.helpers.scans import LABELS, make_scan
 
 # timm's names. It has no GoogLeNet, of which inception_v3 is a successor.
 MODELS = (
-    *("vgg16", "inception_v3", "resnet18", "resnet50", "resnet101"),
+    *("vgg16", "inception_v3", "resnet18", "resnet50", "resnet101", "resnet50d"),
     *("efficientnet_b0", "efficientnet_b1", "efficientnet_b7", "tf_efficientnetv2_b0", "tf_efficientnetv2_b3"),
     *("convnext_tiny", "mobilenetv3_large_100"),
     *("vit_small_patch16_224", "levit_256", "coatnet_0_rw_224", "swin_tiny_patch4_window7_224"),

@@ -118,6 +118,32 @@ def test_a_head_counts_as_linear_only_if_it_is():
     assert linear_head(make_vgg((64, 64))) is None
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "mobilenetv3_small_050", "vgg", "relu"])
+def test_grad_cam_of_any_head_takes_its_gradient_alone_and_equals_captum(name):
+    size = (96, 128)
+    made = {"vgg": lambda: make_vgg(size), "relu": lambda: make_classifier(ReluBeforePooling(), size)}
+    classifier, scan = made.get(name, lambda: make_timm(name, size))(), make_scan(size)
+    assert linear_head(classifier) is None
+    assert target_layer(classifier)
+    expected = {
+        label: explain(classifier, scan, "grad_cam", label, engine="captum") for label in classifier.label_names
+    }
+    passes = []
+    next(classifier.model.children()).register_forward_hook(lambda *_: passes.append(1))
+    explanations = explain_all(classifier, scan)
+    with torch.inference_mode():  # the caller's mode does not matter
+        single = explain(classifier, scan, "grad_cam", "owl")
+    assert len(passes) == 2, "one each"
+    assert single.settings["engine"] == "shortcut"
+    assert np.array_equal(single.attribution, explanations["owl"].attribution)
+    assert all(weight.grad is None for weight in classifier.model.parameters())
+    for label, explanation in explanations.items():
+        largest = float(np.abs(expected[label].attribution).max())
+        # Two ways through the head may round differently.
+        assert explanation.attribution == pytest.approx(expected[label].attribution, abs=1e-5 * largest)
+        assert expected[label].settings["engine"] == "captum"
+
+
 # HiResCAM and LayerCAM: the net Places has a weight for each position
 
 

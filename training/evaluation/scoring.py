@@ -167,9 +167,9 @@ def describe(predictions: Sequence[Prediction]) -> dict:
 
 def map_of(method: str, classifier: Classifier, output: ModelOutput, view: Image.Image) -> dict:
     """Return the columns of the map of one image, from its forward pass where the method needs no other."""
-    together = METHODS[method].attribute_all_classes(classifier, output)
-    if together:
-        attribution, scale = together[0][int(output.logits[0].argmax())], color_scale(classifier, method)
+    answer = int(output.logits[0].argmax())
+    if (of_pass := METHODS[method].attribute_of_pass(classifier, output, [answer])) is not None:
+        attribution, scale = of_pass[0][0], color_scale(classifier, method)
     else:
         explanation = explain(for_views(classifier), view, method)
         attribution, scale = explanation.attribution, explanation.scale
