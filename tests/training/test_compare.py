@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from training.evaluation.cost import cost_in_new_process
 from training.evaluation.metrics import Bootstrap, compute_metrics
 from training.evaluation.paired import mcnemar, paired_differences
 
@@ -41,3 +42,11 @@ def test_mcnemar_by_hand_counts_each_duplicate_group_once():
     with_copies = np.concatenate([np.arange(12), np.arange(5)])
     again = mcnemar(first[with_copies], second[with_copies], references[with_copies], with_copies)
     assert again == result
+
+
+def test_the_memory_of_a_checkpoint_is_its_own_however_large_this_process_is():
+    ballast = np.ones(2**29, dtype=np.uint8)  # more than the other process will take with all its imports
+    cost = cost_in_new_process("bundled/resnet18")
+    assert ballast.all()
+    assert cost["peak_megabytes"] > cost["file_megabytes"] > 0
+    assert cost["parameters"] > 1e6

@@ -5,12 +5,14 @@ python -m training.evaluation.cost CHECKPOINT
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from brain_xai.explanation import explain
 REPEATS = 20
 # ru_maxrss is in bytes on a Mac, and in kilobytes elsewhere.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+LINUX_STATUS = Path("/proc/self/status")
 
 
 def measure_cost(checkpoint: str) -> dict:
@@ -65,6 +68,9 @@ def _median_ms(work: Callable[[], object]) -> float:
 
 
 def _peak_megabytes() -> float:
+    # On Linux, ru_maxrss begins with that of the process that started this one, which is larger than this will get.
+    if LINUX_STATUS.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+)", LINUX_STATUS.read_text()).group(1)) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / 1e6
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from training.report.elsewhere import away_rows, coverage_rows, group_rows
 from training.report.figures import BLUE, GRAY, save
@@ -72,11 +73,12 @@ def _cost_rows(results: Sequence[Compared]) -> list[list[str]]:
 def table_of(results: Sequence[Compared]) -> str:
     """Return the comparison as a Markdown table with its caption."""
     header, *rows = comparison_rows(results)
-    test, threads = results[0].test, results[0].cost["threads"]
+    test, count = results[0].test, results[0].cost["threads"]
+    threads = "one thread" if count == 1 else f"{count} threads"
     return (
         f"{markdown_table(header, rows)}\n\n"
         f"Test images: n = {test['n']:,} in {test['groups']:,} duplicate groups. Value [low, high]: 95% interval, "
-        f"{test['interval']['method']}. Times: medians for one image on {threads} threads of this machine."
+        f"{test['interval']['method']}. Times: medians for one image on {threads} of this machine."
     )
 
 
@@ -115,12 +117,16 @@ def comparison_figure(results: Sequence[Compared], path: Path) -> Figure:
         axes.set_yticks(positions, [each.name for each in results] if axes is bars[0] else [])
         axes.invert_yaxis()
         axes.margins(y=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # more numbers would touch each other
         axes.set_title(f"{METRIC_NAMES[metric]} ({note})", fontsize=12)
+    slowest = max(each.cost["prediction_ms"] for each in results)
     for each in results:
         point = each.cost["prediction_ms"], each.test["accuracy"]["value"]
         scatter.plot(*point, "o", color=BLUE, markersize=8)
-        scatter.annotate(each.name, point, xytext=(6, 6), textcoords="offset points", fontsize=10)
+        side = {"ha": "right", "xytext": (-8, 6)} if point[0] > slowest / 2 else {"ha": "left", "xytext": (8, 6)}
+        scatter.annotate(each.name, point, textcoords="offset points", fontsize=10, **side)
     scatter.margins(0.25)
+    scatter.set_xlim(left=0)
     scatter.set_xlabel("milliseconds for one prediction", fontsize=11)
     scatter.set_title("Accuracy over time", fontsize=12)
     for axes in (*bars, scatter):
