@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from brain_xai.csv_cells import cell
 from brain_xai.study.explain import Progress, StudyExplanation
 from brain_xai.study.nifti import nibabel_formats
 from brain_xai.study.report import report_html
 from brain_xai.study.secondary_capture import to_dicom
-
-# A spreadsheet takes a cell that begins with one of these for a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows(explained: StudyExplanation) -> list[dict[str, Any]]:
@@ -59,9 +57,9 @@ def table(explained: StudyExplanation) -> str:
     """
     found, output = rows(explained), io.StringIO()
     writer = csv.writer(output, lineterminator="\r\n")
-    writer.writerow([_cell(name) for name in found[0]])
+    writer.writerow([cell(name) for name in found[0]])
     for row in found:
-        writer.writerow([_cell(_written(name, value)) for name, value in row.items()])
+        writer.writerow([cell(_written(name, value)) for name, value in row.items()])
     return output.getvalue()
 
 
@@ -128,16 +126,3 @@ def _written(name: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2f}" if name in ("x", "y", "z") else f"{value:.6f}"
-
-
-def _cell(text: str) -> str:
-    """Return text that no spreadsheet takes for a formula; a number below zero is none."""
-    return f"'{text}" if text.startswith(FORMULA_STARTS) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

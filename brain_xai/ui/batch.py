@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brain_xai.classifier import Classifier
+from brain_xai.csv_cells import cell
 from brain_xai.preprocess import MAX_FILE_BYTES, UnreadableImage
 from brain_xai.ui.jobs import Progress
 from brain_xai.ui.monitoring.monitor import count_answer
@@ -23,8 +24,6 @@ MAX_DIRECTORY_BYTES = 1024 * MAX_IMAGES
 END_OF_DIRECTORY, END_OF_LARGE_DIRECTORY = b"PK\x05\x06", b"PK\x06\x07"
 END_BYTES = 2**16 + 22
 ZIP_STARTS = (b"PK\x03\x04", END_OF_DIRECTORY)  # with files, and empty
-# A cell that starts like this is a formula for a spreadsheet, and could do harm.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 
 TOO_MANY = f"These are more than {MAX_IMAGES:,} images. Send them in several batches."
 NO_FILES = "There are no images in this batch. Send image files, or one zip of image files."
@@ -107,17 +106,12 @@ def to_csv(rows: Sequence[Row], label_names: Sequence[str]) -> str:
     """Return the rows as CSV: file, label, one probability per label, warnings (codes), error."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["file", "label", *map(_cell, label_names), "warnings", "error"])
+    writer.writerow(["file", "label", *map(cell, label_names), "warnings", "error"])
     for row in rows:
         probabilities = [f"{row.probabilities[name]:.6f}" if row.probabilities else "" for name in label_names]
-        texts = [_cell(text) for text in (row.file, row.label or "", " ".join(row.warnings), row.error)]
+        texts = [cell(text) for text in (row.file, row.label or "", " ".join(row.warnings), row.error)]
         writer.writerow([*texts[:2], *probabilities, *texts[2:]])
     return buffer.getvalue()
-
-
-def _cell(text: str) -> str:
-    """Return a text that a spreadsheet shows as it is; those that look like a formula get an apostrophe in front."""
-    return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
 
 
 def _members(file: NamedFile) -> list[NamedFile]:
