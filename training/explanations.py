@@ -214,7 +214,7 @@ def save_explanations(explanations: dict, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, write the files of the checkpoint folder, and print a table."""
     parser = HfArgumentParser(MapSettings, prog="python -m training.explanations", description=__doc__.splitlines()[0])
-    (settings,) = parser.parse_args_into_dataclasses(arguments)
+    (settings,) = parser.parse_dict(vars(parser.parse_args(arguments)))  # which tells an unknown flag in a sentence
     try:
         explanations = measure(settings)
     except (DataError, CheckpointError, ValueError) as error:

@@ -39,7 +39,8 @@ from training.publish import PushError, check_token
 def main() -> None:
     """Parse the command line and train; expected errors end with one sentence."""
     try:
-        (settings,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses()
+        parser = HfArgumentParser(TrainConfig)
+        (settings,) = parser.parse_dict(vars(parser.parse_args()))  # which tells an unknown flag in a sentence
         accelerator = accelerator_of(settings)
         if settings.push_to_hub and accelerator.is_main_process:
             warn_about_token()

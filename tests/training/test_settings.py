@@ -1,10 +1,12 @@
 """What a run records about itself: every setting, and no path of the machine it ran on."""
 
 import shlex
+import sys
 
 import pytest
 from transformers import HfArgumentParser
 
+from training import explanations, train
 from training.learning.settings import TrainConfig, command_of, command_without_paths, settings_record
 
 
@@ -51,3 +53,15 @@ def test_commands_of_earlier_runs_lose_their_paths():
         "accelerate launch training/train.py --data-dir scans --teacher bundled/resnet18 "
         "--init-weights model.safetensors"
     )
+
+
+@pytest.mark.parametrize("command", [train.main, explanations.main], ids=["train", "explanations"])
+def test_an_unknown_flag_is_told_in_a_sentence(command, monkeypatch, capsys):
+    needed = ["--output_dir", "run", "--checkpoint", "run", "--data_dir", "data", "--boxes", "boxes.csv"]
+    monkeypatch.setattr(sys, "argv", ["command", *needed, "--imges", "9"])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "error: unrecognized arguments: " in message
+    assert "--imges 9" in message

@@ -43,8 +43,8 @@ def with_interval(entry: dict | None) -> str:
     """Return a measured number as `0.965 [0.953, 0.976]`, or – where there is no value."""
     if entry is None or entry["value"] is None:
         return "–"
-    value = f"{entry['value']:.3f}"
-    return value if entry["low"] is None else f"{value} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    value = f"{entry['value']:z.3f}"  # z: no -0.000
+    return value if entry["low"] is None else f"{value} [{entry['low']:z.3f}, {entry['high']:z.3f}]"
 
 
 def with_small_interval(entry: dict | None) -> str:
