@@ -202,14 +202,13 @@ def _measure_grid(probe: nn.Module, name: str, size: list[int], device: torch.de
 def _around_peak(gradient: torch.Tensor, reach: list[float]) -> torch.Tensor:
     """Return gradients [N, H, W] with zeros beyond `reach` (rows, columns) of each one's peak.
 
-    Squeeze-and-excitation spreads some gradient over the whole image. What is not clearly more than the most of that,
-    or, where that is much, than half of the peak, is zero as well.
+    Squeeze-and-excitation spreads some gradient over the whole image. Where it does, what is not more than half of the
+    peak is zero as well.
     """
     rows, columns = (torch.arange(side) for side in gradient.shape[1:])
     places = gradient.flatten(1).argmax(dim=1)[:, None]
     near_rows = (rows - places // len(columns)).abs() <= reach[0]
     near_columns = (columns - places % len(columns)).abs() <= reach[1]
     near = near_rows[:, :, None] & near_columns[:, None]
-    elsewhere = (gradient * ~near).amax(dim=(1, 2), keepdim=True)
-    floor = torch.minimum(2 * elsewhere, gradient.amax(dim=(1, 2), keepdim=True) / 2)
-    return gradient * (near & (gradient > floor))
+    is_spread = (gradient * ~near).any(dim=2).any(dim=1)[:, None, None]
+    return gradient * (near & (gradient > is_spread * gradient.amax(dim=(1, 2), keepdim=True) / 2))

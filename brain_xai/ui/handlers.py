@@ -1,7 +1,6 @@
 """What each event changes on the page."""
 
 import contextlib
-import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -9,7 +8,7 @@ import gradio as gr
 
 from brain_xai.checkpoint.catalog import allowed_checkpoints
 from brain_xai.explanation import Cancelled
-from brain_xai.ui import about, compare, covering, hub_follower, measured, texts, updates, wording
+from brain_xai.ui import about, compare, covering, hub_follower, measured, memory, texts, updates, wording
 from brain_xai.ui.case_strip import served_cases, strip_html
 from brain_xai.ui.cases import Case, verdicts
 from brain_xai.ui.inputs import Upload, UserError, get_classifier, read_upload
@@ -258,8 +257,7 @@ def warm_up() -> None:
         for _update in on_upload(Question(Session()), {"path": cases[0].file}):
             pass
     verdicts(classifier, cases)  # the strip shows them before anybody clicks
-    with contextlib.suppress(OSError, AttributeError):  # only glibc keeps what was freed, hundreds of megabytes here
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    memory.give_back()
 
 
 def _back_to_map(question: Question) -> PageUpdate:

@@ -12,7 +12,7 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from brain_xai.ui import mcp
+from brain_xai.ui import mcp, memory
 from brain_xai.ui.calls import SentenceForErrors, refuse_request
 from brain_xai.ui.guard import Guard, limit_headers
 from brain_xai.ui.handlers import warm_up
@@ -55,6 +55,7 @@ def launch(page: gr.Blocks, *, prevent_thread_lock: bool = False, **settings: An
     """
     if not is_isolated(page.GRADIO_CACHE):
         raise RuntimeError("Call isolate_upload_folder() before build_page(): uploads would be kept.")
+    memory.share_memory()
     forget_names()
     limit_headers()
     quiet_decoders()

@@ -270,7 +270,9 @@ def _saving(save: Save) -> Callable[[str | None], Iterator[tuple[Any, Any]]]:
         with contextlib.suppress(Cancelled):
             for step in job:
                 yield gr.skip(), status_html(_how_far(step))
-            yield gr.update(value=job.result(), visible=True), notice_html(opened.explained)
+            saved = job.result()
+            if not opened.closed.is_set():  # else the visitor has left while the last slice was drawn
+                yield gr.update(value=saved, visible=True), notice_html(opened.explained)
 
     return save_study
 
