@@ -49,7 +49,9 @@ class MapSettings:
     checkpoint: str = field(metadata={"help": "bundled/<name> or a checkpoint folder."})
     data_dir: str = field(metadata={"help": "The data that the checkpoint was trained on."})
     boxes: str = field(metadata={"help": "CSV of file, x_min, y_min, x_max, y_max in fractions of width and height."})
-    methods: list[str] | None = field(default=None, metadata={"help": "Keys of METHODS; all of them if not given."})
+    methods: list[str] | None = field(
+        default=None, metadata={"help": "Keys of METHODS; all if not given. Replaces what was measured before."}
+    )
     limit: int | None = field(
         default=None,
         metadata={"help": "Most images for each method. If not given: all; 100 for expensive methods."},

@@ -106,7 +106,8 @@ def on_choice(question: Question) -> Updates:
     try:
         classifier, scan = updates.asked(question)
     except UserError as error:
-        yield updates.refusal(session, error)
+        if not stop_event.is_set():
+            yield updates.refusal(session, error)
         return
     yield from updates.drawn(question, classifier, scan, stop_event)
 

@@ -54,7 +54,8 @@ class Shelf:
         self._studies: OrderedDict[str, OpenStudy] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __len__(self):
+    def __len__(self) -> int:
+        """Return how many studies are kept."""
         return len(self._studies)
 
     def reserve(self, name: str | None, question: Any) -> tuple[str, threading.Event] | None:
@@ -81,7 +82,7 @@ class Shelf:
             if closed.is_set():
                 return None
             self._studies[name] = study = OpenStudy(explained, closed)
-            while len(self._studies) > self._capacity:
+            while len(self) > self._capacity:
                 self._remove(next(iter(self._studies)))
         return study
 
